@@ -26,7 +26,7 @@ def top_k(logits: Float[Tensor, "batch vocab"], k: int) -> Float[Tensor, "batch 
     """
     if k < 1:
         raise ValueError(f"k is {k}; keep at least 1 token")
-    dropped = logits.argsort(-1, descending=True, stable=True)[:, k:]
+    dropped = logits.argsort(dim=-1, descending=True, stable=True)[:, k:]
     return logits.scatter(-1, dropped, -torch.inf)
 
 
@@ -40,7 +40,7 @@ def top_p(logits: Float[Tensor, "batch vocab"], p: float) -> Float[Tensor, "batc
         raise ValueError(f"p is {p}; it must be above 0 and at most 1")
     if p == 1:
         return logits    # a cumulative sum of floats may reach 1 too early
-    order = logits.argsort(-1, descending=True, stable=True)
+    order = logits.argsort(dim=-1, descending=True, stable=True)
     ordered = softmax(logits).gather(-1, order)
     before = ordered.cumsum(-1) - ordered                           # what the better tokens have already
     kept = torch.zeros_like(order, dtype=torch.bool).scatter(-1, order, before < p)              # back to the order of ids
@@ -125,7 +125,7 @@ def beam_search(
         candidates = total[..., None] + expand(log_p.unflatten(0, (batch, width)), finished, config.pad_id)
         lengths = lengths + ~finished
         scores = (candidates / lengths[..., None] ** length_penalty).flatten(1)         # (b w·v)
-        best = scores.argsort(-1, descending=True, stable=True)[:, :width]
+        best = scores.argsort(dim=-1, descending=True, stable=True)[:, :width]
         slot, token = best // log_p.shape[-1], best % log_p.shape[-1]                   # (b w) twice
         total, lengths = candidates.flatten(1).gather(1, best), lengths.gather(1, slot)
         finished = finished.gather(1, slot) | (token == config.end_id)

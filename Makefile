@@ -1,0 +1,71 @@
+# The one place for commands; README, CONTRIBUTING and .ci/run call these. `make help` lists them.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+# One thread each, so that a sum is added up in the same order on every machine.
+QUIET := OMP_NUM_THREADS=1 PYTHONHASHSEED=0 PYDEVD_DISABLE_FILE_VALIDATION=1 JUPYTER_PLATFORM_DIRS=1
+
+.PHONY: help book serve test unit notebooks lint export run weights evaluate clean
+
+help:  ## list the commands
+	@sed -nE 's/^([a-z]+):.*## (.*)/\1 \2/p' $(MAKEFILE_LIST) | while read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
+
+$(READY): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, and $(PYTHON) is " + sys.version.split()[0] + "; try: make PYTHON=python3.11 ...")'
+	@echo "Setting up .venv (once; some minutes)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --upgrade pip --progress-bar off --quiet
+	$(BIN)/python -m pip install -r requirements.txt
+	$(BIN)/python -m pip install --no-build-isolation --no-deps --quiet -e .
+	@touch $@
+
+book: $(READY)  ## build the book into _build/html
+	$(BIN)/jupyter-book build . -W -n --keep-going
+	@echo; echo "The book is built. Open it:  file://$(CURDIR)/_build/html/index.html   or: make serve"
+
+serve: book  ## build the book and serve it on this machine, port 8000
+	$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory _build/html
+
+test: lint unit notebooks  ## everything that continuous integration runs
+
+lint: $(READY)  ## style of code and notebooks, and stamps
+	$(BIN)/ruff check .
+	$(BIN)/python tools/stamp.py --check
+	$(BIN)/python tools/tidy.py --check $(NOTEBOOKS)
+
+unit: $(READY)  ## the laws, on the package
+	$(QUIET) $(BIN)/python -m pytest tests
+
+notebooks: $(READY)  ## run every notebook and compare with its stored outputs
+	$(QUIET) $(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout=300 $(NOTEBOOKS)
+
+export: $(READY)  ## write src/annotated_decoder from the notebooks
+	$(BIN)/python tools/stamp.py
+	$(BIN)/nbdev-export
+	@rm -f src/annotated_decoder/_modidx.py
+
+run: export  ## run every notebook from the top and store its outputs
+	@for notebook in $(NOTEBOOKS); do \
+	  echo "$$notebook"; \
+	  $(QUIET) $(BIN)/jupyter nbconvert --log-level=ERROR --to notebook --inplace --execute --ExecutePreprocessor.timeout=600 "$$notebook"; \
+	done
+	$(BIN)/python tools/tidy.py $(NOTEBOOKS)
+
+weights: $(READY)  ## train the shipped model anew (about half an hour on 2 cores) and score it
+	$(BIN)/annotated-decoder train --seed 1 --out _build/pronouncer.safetensors
+	$(BIN)/annotated-decoder evaluate --model _build/pronouncer.safetensors --store
+	cp _build/pronouncer.safetensors src/annotated_decoder/pronouncer.safetensors
+
+evaluate: $(READY)  ## score the shipped model on all test words
+	$(BIN)/annotated-decoder evaluate
+
+clean:  ## remove what was built; the environment stays
+	rm -rf _build build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis
+	find notebooks src tests tools book -name __pycache__ -prune -exec rm -rf {} +

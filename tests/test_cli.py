@@ -1,0 +1,132 @@
+"""The command line answers every word it can, in order, and names the line of every word it cannot."""
+
+import io
+import sys
+
+import pytest
+import torch
+
+from annotated_decoder import __version__, cli
+from annotated_decoder.pronunciation import pronounce, steps
+from annotated_decoder.training import TrainedModel, score, split_of
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    "Run the command line on these arguments: exit status, standard output and standard error."
+
+    def run(*args, stdin=""):
+        monkeypatch.setattr(sys, "argv", ["annotated-decoder", *args])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        status = cli.main()
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def lines(*words):
+    return "".join(f"{word}\t{' '.join(pronounce(word))}\n" for word in words)
+
+
+def test_arguments_are_answered_in_their_order(run):
+    words = ["nebulizing", "cat", "a", "decoder", "cat"]
+    assert run("pronounce", *words) == (0, lines(*words), "")
+
+
+def test_standard_input_is_answered_line_by_line(run):
+    assert run("pronounce", stdin="decoder\n  cat \nzoo") == (0, lines("decoder", "cat", "zoo"), "")
+
+
+def test_more_words_than_a_batch_keep_their_order(run):
+    words = ["cat", "decoder", "a"] * 100
+    status, out, err = run("pronounce", stdin="\n".join(words))
+    assert (status, out, err) == (0, "".join([lines("cat", "decoder", "a")] * 100), "")
+
+
+def test_upper_case_is_folded(run):
+    assert run("pronounce", "NEBULIZING", "Cat") == (0, lines("nebulizing", "cat"), "")
+
+
+@pytest.mark.parametrize("from_stdin", [False, True])
+def test_bad_lines_are_named_and_the_others_answered(run, from_stdin):
+    words = ["cat", "naïve", "decoder", "", "b" * 48, "zoo"]
+    status, out, err = run("pronounce", stdin="\n".join(words)) if from_stdin else run("pronounce", *words)
+    assert status != 0
+    assert out == lines("cat", "decoder", "zoo")
+    complaints = err.splitlines()
+    assert [line.split(":")[0] for line in complaints] == ["word 2", "word 4", "word 5"]
+    assert "'naïve'" in complaints[0] and "empty" in complaints[1] and "48 letters" in complaints[2]
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_steps_are_a_table_before_the_answer(run, layer):
+    status, out, err = run("pronounce", "--steps", "--layer", str(layer), "Bead")
+    head, *rows, answer = out.splitlines(keepends=True)
+    assert (status, err, answer) == (0, "", lines("bead"))
+    assert head.split()[:4] == ["position", "first", "second", "third"] and f"layer {layer}" in head
+    for row, step in zip(rows, steps("bead", attention_layer=layer), strict=True):
+        position, *candidates, letter, _, column, weight = row.split()
+        best = [part for symbol, p in step.best(3) for part in (symbol, f"{p:.3f}")]
+        i = step.attention.argmax().item()
+        assert (position, candidates) == (str(step.position), best)
+        assert (letter, column) == ([*"bead", "</s>"][i], f"{i})")
+        assert weight == f"{step.attention[i]:.3f}"
+
+
+def test_steps_of_a_bad_word_are_refused_too(run):
+    status, out, err = run("pronounce", "--steps", "x1", "cat")
+    assert status != 0
+    assert out.endswith(lines("cat")) and out.count("position") == 1
+    assert err.count("\n") == 1 and err.startswith("word 1: 'x1'")
+
+
+@pytest.mark.xfail(strict=True, raises=ValueError, reason="an unknown layer ends in a traceback")
+def test_an_unknown_layer_is_a_usage_error(run):
+    with pytest.raises(SystemExit):
+        run("pronounce", "--steps", "--layer", "7", "cat")
+
+
+def test_without_a_command_the_usage_is_shown(run, capsys):
+    with pytest.raises(SystemExit) as error:
+        run()
+    assert error.value.code == 2
+    assert "usage: annotated-decoder" in capsys.readouterr().err
+
+
+def test_the_version_is_the_packages(run, capsys):
+    with pytest.raises(SystemExit) as error:
+        run("--version")
+    assert error.value.code == 0
+    assert capsys.readouterr().out.strip() == __version__
+
+
+def test_train_writes_a_model_and_evaluate_stores_its_scores(run, monkeypatch, dictionary, tmp_path):
+    some, path = dict(list(dictionary.items())[:400]), tmp_path / "small.safetensors"
+    monkeypatch.setattr(cli, "read_cmudict", lambda: some)
+    made = cli.train_pronouncer
+    monkeypatch.setattr(cli, "train_pronouncer", lambda *args: made(*args, d_model=8, n_layers=1, progress=False))
+    status, out, _ = run("train", "--out", str(path), "--epochs", "1", "--seed", "3")
+    before = TrainedModel.load(path)
+    assert status == 0 and str(path) in out
+    assert before.notes["training"]["epochs"] == 1 and before.notes["training"]["seed"] == 3
+
+    status, _, _ = run("evaluate", "--model", str(path), "--store")
+    after = TrainedModel.load(path)
+    words = [word for word in some if split_of(word) == "test"]
+    found = before.transcribe(words)
+    assert status == 0
+    assert after.notes["training"] == before.notes["training"]
+    assert after.notes["test"]["stressless"] == score(found, some)
+    assert after.notes["test"]["stressed"] == score(found, some, stress=True)
+    assert after.notes["test"]["sample"]["words"] == len(words[::20])
+    weights = zip(before.model.parameters(), after.model.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in weights)
+
+
+def test_evaluate_stores_nothing_unless_asked(run, monkeypatch, dictionary):
+    some = dict(list(dictionary.items())[:400])
+    monkeypatch.setattr(cli, "read_cmudict", lambda: some)
+    before = cli.PRONOUNCER.read_bytes()
+    status, out, _ = run("evaluate", "--part", "validation")
+    assert status == 0 and '"stressless"' in out
+    assert cli.PRONOUNCER.read_bytes() == before

@@ -1,0 +1,91 @@
+"""The memory, and nothing else, gives cross-attention its keys and values; padding gives nothing."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small import decoder, ids, mask, noise, seeded, seeds, shapes
+from torch.testing import assert_close
+
+from annotated_decoder.attention import MultiHeadAttention
+from annotated_decoder.caching import Cache
+from annotated_decoder.cross_attention import cross_mask, memory_keys_values
+
+
+def filled(memory, real, value):
+    return torch.where(real[..., None], memory, value)
+
+
+def test_the_mask_serves_all_heads_and_queries():
+    real = mask(3, 2)
+    assert cross_mask(None) is None
+    assert torch.equal(cross_mask(real).expand(2, 4, 5, 3)[:, 3, 4], real)
+
+
+@given(seeds, shapes, st.sampled_from([torch.nan, torch.inf, -1e30, 7.0]))
+def test_padding_changes_neither_output_nor_gradients(seed, shape, value):
+    dec, tokens, real = decoder(seed, **shape), ids(2, 4, seed), mask(5, 2)
+
+    def outcome(memory):
+        memory = memory.clone().requires_grad_()
+        dec.zero_grad()
+        out = dec(tokens, memory, real)
+        out.square().sum().backward()
+        return out, memory.grad, [p.grad.clone() for p in dec.parameters()]
+
+    memory = noise(2, 5, 8, seed=seed)
+    out, memory_grad, grads = outcome(memory)
+    assert torch.all(memory_grad[~real] == 0) and torch.all(memory_grad[real] != 0)
+    assert_close(outcome(filled(memory, real, value)), (out, memory_grad, grads))
+
+
+@given(seeds, shapes, st.integers(1, 4))
+def test_more_padding_changes_nothing(seed, shape, extra):
+    dec, tokens, memory = decoder(seed, **shape), ids(2, 4, seed), noise(2, 5, 8, seed=seed)
+    longer = torch.cat([memory, noise(2, extra, 8, seed=seed + 1)], 1)
+    assert_close(dec(tokens, longer, mask(5, 2, 5 + extra)[:2]), dec(tokens, memory, mask(5, 2)))
+
+
+def test_hidden_columns_would_matter_if_they_were_seen():
+    dec, tokens, memory = decoder(), ids(2, 4), noise(2, 5, 8)
+    assert not torch.allclose(dec(tokens, memory, mask(5, 2))[1], dec(tokens, memory)[1])
+
+
+@given(seeds, shapes)
+def test_the_memory_may_stand_in_any_order_with_its_mask(seed, shape):
+    dec, tokens, memory, real = decoder(seed, **shape), ids(2, 4, seed), noise(2, 5, 8, seed=seed), mask(5, 3)
+    order = torch.randperm(5, generator=torch.Generator().manual_seed(seed))
+    assert_close(dec(tokens, memory[:, order], real[:, order]), dec(tokens, memory, real))
+
+
+def test_keys_and_values_come_from_the_memory_and_not_from_the_tokens():
+    dec, memory = decoder(), noise(1, 3, 8)
+
+    def kept(tokens, memory):
+        cache = Cache()
+        dec(tokens, memory, cache=cache)
+        return cache.cross_kv
+
+    assert_close(kept(ids(1, 4, seed=1), memory), kept(ids(1, 4, seed=2), memory))
+    changed = memory.clone()
+    changed[:, 1] += 1
+    for layer, pair in kept(ids(1, 4), changed).items():
+        for before, after in zip(kept(ids(1, 4), memory)[layer], pair, strict=True):
+            differs = (before != after).any(-1).flatten(0, 1)
+            assert differs.tolist() == [[False, True, False]] * 2
+
+
+def test_every_layer_projects_the_memory_in_its_own_way():
+    dec, cache = decoder(n_layers=3), Cache()
+    dec(ids(1, 2), noise(1, 3, 8), cache=cache)
+    pairs = [cache.cross_kv[layer] for layer in range(3)]
+    for which in (0, 1):
+        assert not torch.allclose(pairs[0][which], pairs[1][which])
+        assert not torch.allclose(pairs[1][which], pairs[2][which])
+
+
+def test_padded_columns_have_the_keys_and_values_of_zero():
+    attn = seeded(lambda: MultiHeadAttention(8, 2))
+    real = mask(3, 1)
+    zeroed = filled(noise(2, 3, 8), real, 0.0)
+    found = memory_keys_values(attn, filled(noise(2, 3, 8), real, torch.nan), real)
+    assert_close(found, attn.keys_values(zeroed))

@@ -1,0 +1,87 @@
+"""A token's vector is its row times √d plus its position's row, wherever the reading starts."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small import ids, seeded, seeds
+from torch.testing import assert_close
+
+from annotated_decoder.embedding import Embedding, sinusoids
+
+kinds = st.sampled_from(["sinusoidal", "learned"])
+
+
+@given(st.integers(0, 60), st.integers(0, 3))
+def test_sinusoids_are_the_formula(position, pair):
+    row = sinusoids(61, 8)[position].double()
+    angle = position / 10000 ** (2 * pair / 8)
+    expected = torch.tensor([math.sin(angle), math.cos(angle)], dtype=torch.float64)
+    assert_close(row[2 * pair : 2 * pair + 2], expected, atol=1e-6, rtol=0)
+
+
+def test_the_product_of_two_positions_depends_on_their_distance_only():
+    rows = sinusoids(20, 8).double()
+    products = rows @ rows.T
+    for distance in range(20):
+        diagonal = products.diagonal(distance)
+        assert_close(diagonal, diagonal[:1].expand_as(diagonal), atol=1e-5, rtol=0)
+    assert products[0, 1] < products[0, 0]
+
+
+def test_a_longer_table_has_the_same_beginning():
+    assert torch.equal(sinusoids(50, 6)[:10], sinusoids(10, 6))
+
+
+def test_an_odd_width_is_refused():
+    with pytest.raises(ValueError, match="d_model = 7 must be even"):
+        sinusoids(4, 7)
+
+
+@given(seeds, kinds)
+def test_a_vector_is_scaled_row_plus_position(seed, kind):
+    embedding, tokens = seeded(lambda: Embedding(11, 16, 9, kind), seed), ids(2, 5, seed)
+    expected = 4.0 * embedding.tokens.weight[tokens] + embedding.positions[:5]
+    assert_close(embedding(tokens), expected)
+
+
+@given(seeds, kinds, st.integers(0, 5))
+def test_reading_on_from_a_position_is_reading_all(seed, kind, start):
+    embedding, tokens = seeded(lambda: Embedding(11, 8, 9, kind), seed), ids(2, 6, seed)
+    assert torch.equal(embedding(tokens[:, start:], start=start), embedding(tokens)[:, start:])
+
+
+def test_equal_tokens_at_different_places_have_different_vectors():
+    vectors = seeded(lambda: Embedding(11, 8, 9))(torch.full((1, 9), 5))[0]
+    assert torch.cdist(vectors, vectors).fill_diagonal_(1).min() > 0.01
+
+
+def test_scaled_rows_have_variance_one():
+    embedding = seeded(lambda: Embedding(500, 64, 9))
+    assert abs((embedding.tokens.weight * embedding.scale).var().item() - 1) < 0.05
+
+
+def test_only_learned_positions_are_parameters():
+    names = {kind: set(Embedding(5, 4, 6, kind).state_dict()) for kind in ("sinusoidal", "learned")}
+    assert names == {"sinusoidal": {"tokens.weight"}, "learned": {"tokens.weight", "positions"}}
+
+
+def test_dropout_falls_on_the_sum():
+    embedding = seeded(lambda: Embedding(11, 64, 9, dropout=0.5)).train()
+    tokens = ids(4, 9)
+    dropped = embedding(tokens)
+    assert 0.4 < (dropped == 0).double().mean() < 0.6
+    assert_close(dropped[dropped != 0], 2 * embedding.eval()(tokens)[dropped != 0])
+
+
+@pytest.mark.parametrize("length, start", [(7, 0), (1, 6), (3, 4)])
+def test_a_position_past_the_last_is_refused(length, start):
+    with pytest.raises(ValueError, match="7 positions.*max_len is 6"):
+        Embedding(11, 4, 6)(ids(1, length), start=start)
+
+
+def test_an_unknown_kind_of_position_is_refused():
+    with pytest.raises(ValueError, match="'sinusoidal' or 'learned', not 'rotary'"):
+        Embedding(11, 4, 6, "rotary")

@@ -1,0 +1,55 @@
+"""Symbols and ids translate both ways, and a padded batch knows what is real."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from annotated_decoder.encoder_outputs import END, PAD, START, Vocabulary, pad
+
+LETTERS = Vocabulary.of("zebra")
+
+
+def test_special_symbols_have_the_first_ids():
+    assert [LETTERS.symbols[i] for i in (PAD, START, END)] == ["<pad>", "<s>", "</s>"]
+    assert LETTERS.symbols[3:] == ("a", "b", "e", "r", "z")
+    assert len(LETTERS) == 8
+
+
+@given(st.text("zebra"))
+def test_decode_undoes_encode(word):
+    assert "".join(LETTERS.decode(LETTERS.encode(word))) == word
+
+
+@pytest.mark.xfail(strict=True, reason="encode goes through its argument twice")
+def test_encode_takes_any_iterable():
+    assert LETTERS.encode(letter for letter in "bear") == LETTERS.encode("bear")
+
+
+def test_decode_stops_at_the_first_end_and_skips_padding_and_start():
+    assert LETTERS.decode([START, 4, PAD, 5, END, 6, END]) == ["b", "e"]
+
+
+def test_unknown_symbols_are_named_with_those_known():
+    with pytest.raises(ValueError, match=r"\['!', 'x'\].*a b e r z"):
+        LETTERS.encode("braxe!")
+
+
+def test_a_symbol_twice_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"\['e'\]"):
+        Vocabulary.of("eel")
+
+
+def test_a_vocabulary_without_special_symbols_is_refused():
+    with pytest.raises(ValueError, match="<pad>"):
+        Vocabulary(("a", "b", "c", "d"))
+
+
+@given(st.lists(st.lists(st.integers(0, 9), max_size=6), min_size=1, max_size=5), st.integers(0, 9))
+def test_padding_keeps_every_row_and_marks_exactly_the_rest(rows, pad_id):
+    tokens, real = pad(rows, pad_id)
+    assert tokens.shape == real.shape == (len(rows), max(map(len, rows)))
+    for row, found, is_real in zip(rows, tokens, real, strict=True):
+        assert found[is_real].tolist() == row
+        assert is_real.tolist() == sorted(is_real.tolist(), reverse=True)
+        assert torch.all(found[~is_real] == pad_id)

@@ -1,0 +1,139 @@
+"""The loop says one token a pass, stops at the end symbol or the limit, and refuses what it cannot serve."""
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small import config, few, ids, mask, model, seeds, shapes
+from torch.testing import assert_close
+
+from annotated_decoder.caching import Cache
+from annotated_decoder.encoder_outputs import END, PAD, START
+from annotated_decoder.generation import EncoderDecoder, generate, generate_steps, greedy
+
+caches = st.sampled_from([lambda: None, Cache])
+
+
+def until_end(row):
+    row = row.tolist()
+    return row[: row.index(END) + 1] if END in row else row
+
+
+def passes(module):
+    "The shapes of what `module` is called with, as they come."
+    seen = []
+    module.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+    return seen
+
+
+@few
+@given(seeds, shapes, caches)
+def test_a_batch_is_its_rows_one_by_one(seed, shape, make_cache):
+    made, source, lengths = model(seed, end_bias=1.0, **shape), ids(4, 5, seed), (5, 3, 1, 4)
+    together = generate(made, source, mask(*lengths), cache=make_cache())
+    for row, length in enumerate(lengths):
+        alone = generate(made, source[row : row + 1, :length], cache=make_cache())[0]
+        assert until_end(together[row]) == alone.tolist()
+
+
+@few
+@given(seeds, shapes, caches)
+def test_step_by_step_is_teacher_forcing_on_its_own_output(seed, shape, make_cache):
+    made, source, real = model(seed, end_bias=1.0, **shape), ids(2, 4, seed), mask(4, 2)
+    found = list(generate_steps(made, source, real, cache=make_cache()))
+    tokens = torch.stack([step.tokens for step in found], 1)
+    fed = torch.cat([torch.full((2, 1), START), tokens[:, :-1]], 1)
+    for step in found:
+        assert_close(step.logits, made(source, fed, real)[:, step.position])
+
+
+@given(seeds, caches)
+def test_a_finished_row_is_padded_and_the_loop_ends_with_the_last(seed, make_cache):
+    made = model(seed, end_bias=2.0)
+    found = list(generate_steps(made, ids(4, 5, seed), cache=make_cache()))
+    tokens = torch.stack([step.tokens for step in found], 1)
+    assert [step.position for step in found] == list(range(len(found)))
+    assert all(not step.finished.all() for step in found[:-1])
+    assert found[-1].finished.all() or len(found) == 12
+    for row, finished in zip(tokens, torch.stack([step.finished for step in found], 1), strict=True):
+        said = len(until_end(row))
+        assert torch.all(row[said:] == PAD)
+        assert finished.tolist() == [i >= said - 1 and END in row for i in range(len(row))]
+
+
+@pytest.mark.parametrize("max_steps", [None, 1, 5, 12])
+def test_without_an_end_symbol_the_limit_ends_it(max_steps):
+    assert generate(model(end_bias=-1e9), ids(2, 4), max_steps=max_steps).shape == (2, max_steps or 12)
+
+
+def test_an_untrained_tied_model_repeats_its_input():
+    torch.manual_seed(0)
+    made = EncoderDecoder(config(d_model=64, n_heads=4), config(d_model=64, n_heads=4), tied=True).eval()
+    assert torch.all(generate(made, ids(3, 4)) == START)
+
+
+def test_each_next_is_one_pass_and_the_source_is_read_once():
+    made = model(end_bias=-1e9)
+    read, passed = passes(made.encoder), passes(made.decoder)
+    loop = generate_steps(made, ids(2, 4))
+    assert not passed
+    for n in range(1, 5):
+        next(loop)
+        assert passed == [(2, i) for i in range(1, n + 1)]
+        assert read == [(2, 4)]
+
+
+def test_with_a_cache_only_the_newest_token_is_computed():
+    made = model(end_bias=-1e9)
+    passed = passes(made.decoder)
+    generate(made, ids(2, 4), cache=Cache())
+    assert passed == [(2, 1)] * 12
+
+
+def test_the_chosen_token_is_the_one_fed_back():
+    made, source = model(end_bias=-1e9), ids(2, 4)
+    found = list(generate_steps(made, source, choose=lambda logits: logits.argmin(-1), max_steps=4))
+    fed = torch.stack([torch.full((2,), START), *(step.tokens for step in found[:-1])], 1)
+    assert_close(found[-1].logits, made(source, fed)[:, -1])
+    assert all(torch.equal(step.tokens, step.logits.argmin(-1)) for step in found)
+
+
+def test_a_step_is_a_frozen_record_with_probabilities():
+    step = next(generate_steps(model(), ids(2, 4)))
+    assert_close(step.probabilities, step.logits.softmax(-1))
+    with pytest.raises(FrozenInstanceError):
+        step.position = 3
+
+
+@pytest.mark.xfail(strict=True, reason="a decorator below no_grad hides from it that this is a generator")
+def test_the_loop_keeps_no_graph_and_gives_the_grad_mode_back():
+    for step in generate_steps(model(), ids(2, 4), max_steps=2):
+        assert torch.is_grad_enabled()
+        assert not step.logits.requires_grad
+
+
+def test_greedy_takes_the_lowest_of_equals():
+    assert greedy(torch.tensor([[1.0, 4.0, 4.0], [2.0, 2.0, 2.0]])).tolist() == [1, 0]
+
+
+def test_a_model_in_training_mode_is_refused():
+    with pytest.raises(ValueError, match=r"training mode.*model\.eval\(\)"):
+        generate(model().train(), ids(1, 3))
+
+
+def test_a_source_of_padding_only_is_refused_by_its_row():
+    with pytest.raises(ValueError, match=r"rows \[1, 3\] are fully masked.*leave them out"):
+        generate(model(), ids(4, 3), mask(3, 0, 1, 0))
+
+
+@pytest.mark.parametrize("max_steps", [-1, 0, 13])
+def test_steps_beyond_the_positions_are_refused(max_steps):
+    with pytest.raises(ValueError, match=f"max_steps is {max_steps};.*1 to 12"):
+        generate(model(), ids(1, 3), max_steps=max_steps)
+
+
+def test_stacks_of_unequal_width_are_refused():
+    with pytest.raises(ValueError, match="encoder is 8 wide, the decoder 16; make them equal"):
+        EncoderDecoder(config(), config(d_model=16))

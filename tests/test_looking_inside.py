@@ -1,0 +1,66 @@
+"""What the listener records is what the module used, and the module does not notice."""
+
+import pytest
+import torch
+from hypothesis import given
+from small import decoder, ids, mask, noise, seeds, shapes
+from torch.testing import assert_close
+
+from annotated_decoder.caching import Cache
+from annotated_decoder.looking_inside import record_attention
+
+
+@given(seeds, shapes)
+def test_recorded_weights_times_values_are_what_the_module_gave(seed, shape):
+    dec, real = decoder(seed, **shape), mask(4, 2)
+    attn, given_out = dec.layers[1].cross_attn, []
+    attn.register_forward_hook(lambda _, inputs, out: given_out.append((inputs[2], out)))
+    with record_attention(attn) as [*none]:
+        assert none == []
+    with record_attention(attn) as recorded:
+        dec(ids(2, 5, seed), noise(2, 4, 8, seed=seed), real)
+    [weights], [(v, out)] = recorded, given_out
+    assert weights.shape == (2, 2, 5, 4)
+    assert_close(weights.sum(-1), torch.ones(2, 2, 5, dtype=torch.float64))
+    assert torch.all(weights[1, ..., 2:] == 0)
+    assert_close(attn.out_proj((weights @ v).transpose(1, 2).flatten(2)), out)
+
+
+def test_self_attention_is_seen_as_causal():
+    dec = decoder()
+    with record_attention(dec.layers[0].self_attn) as recorded:
+        dec(ids(1, 5), noise(1, 4, 8))
+    assert torch.equal(recorded[0] > 0, torch.ones(5, 5).tril().bool().expand(1, 2, 5, 5))
+
+
+def test_every_call_inside_is_recorded_and_none_after():
+    dec, cache, memory = decoder(), Cache(), noise(1, 4, 8)
+    with record_attention(dec.layers[0].self_attn) as recorded:
+        for token in ids(1, 3).split(1, 1):
+            dec(token, memory, cache=cache)
+    dec(ids(1, 1), memory, cache=cache)
+    assert [w.shape[-2:] for w in recorded] == [(1, 1), (1, 2), (1, 3)]
+
+
+def test_the_output_is_the_same_while_someone_listens():
+    dec, tokens, memory = decoder(), ids(1, 5), noise(1, 4, 8)
+    with record_attention(dec.layers[0].cross_attn):
+        heard = dec(tokens, memory)
+    assert torch.equal(heard, dec(tokens, memory))
+
+
+def test_the_listener_goes_even_after_an_error():
+    attn = decoder().layers[0].cross_attn
+    with pytest.raises(ZeroDivisionError), record_attention(attn):
+        assert len(attn._forward_hooks) == 1
+        raise ZeroDivisionError
+    assert not attn._forward_hooks
+
+
+@pytest.mark.xfail(strict=True, reason="the hook is not given keyword arguments")
+def test_a_mask_given_by_name_is_seen_too():
+    attn, x = decoder().layers[0].self_attn, noise(2, 3, 8)
+    hidden = mask(3, 1)[:, None, None]
+    with record_attention(attn) as recorded:
+        attn(x, *attn.keys_values(x), mask=hidden)
+    assert torch.all(recorded[0][1, ..., 1:] == 0)

@@ -1,0 +1,130 @@
+"""The shipped model pronounces from the network alone, shows its steps, and scores what its notes say."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small import few
+from torch.testing import assert_close
+
+from annotated_decoder.pronunciation import PRONOUNCER, check_word, pronounce, steps
+from annotated_decoder.training import TrainedModel, score, split_of
+
+WORDS = ["cat", "read", "nebulizing", "annotated", "decoder", "rhythm", "xylophone", "queue", "a", "zzz", "strengths"]
+
+
+@few
+@given(st.text("abcdefghijklmnopqrstuvwxyz", min_size=1, max_size=20))
+def test_every_word_gets_known_phonemes(trained, word):
+    found = pronounce(word)
+    assert set(found) <= set(trained.target.symbols[3:])
+    assert len(found) <= trained.model.decoder.config.max_len
+
+
+@pytest.mark.parametrize("word", ["NEBULIZING", "Nebulizing", "nEbUlIzInG"])
+def test_case_is_folded(word):
+    assert pronounce(word) == pronounce("nebulizing")
+
+
+@pytest.mark.parametrize(
+    "word, why",
+    [
+        ("", "is empty"),
+        ("naïve", r"has \['ï'\]"),
+        ("don't", r"""has \["'"\]"""),
+        ("two words", r"has \[' '\]"),
+        ("3d!", r"has \['!', '3'\]"),
+        ("cat\n", r"has \['\\n'\]"),
+        ("b" * 48, "has 48 letters; the model has positions for 47"),
+    ],
+)
+def test_a_bad_word_is_refused_by_name_and_at_once(word, why):
+    for refuse in (check_word, pronounce, steps):
+        with pytest.raises(ValueError, match=why) as error:
+            refuse(word)
+        assert repr(word) in str(error.value)
+
+
+def test_the_longest_word_is_served():
+    assert list(steps("b" * 47))
+
+
+def test_steps_agree_with_pronounce_and_with_transcribe(trained):
+    together = trained.transcribe(WORDS)
+    for word in WORDS:
+        found = list(steps(word))
+        said = [step.phoneme for step in found if step.phoneme != "</s>"]
+        assert said == pronounce(word) == together[word]
+        assert [step.position for step in found] == list(range(len(found)))
+        assert "</s>" not in [step.phoneme for step in found[:-1]]
+
+
+@pytest.mark.parametrize("layer", range(3))
+def test_attention_is_a_share_for_every_letter_and_the_end(layer):
+    for step in steps("nebulizing", attention_layer=layer):
+        assert step.attention.shape == (len("nebulizing") + 1,)
+        assert torch.all(step.attention >= 0)
+        assert step.attention.sum().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_layers_look_at_different_places_and_change_nothing():
+    first, second = (list(steps("nebulizing", attention_layer=layer)) for layer in (0, 1))
+    assert not torch.allclose(first[2].attention, second[2].attention)
+    for watched, plain in zip(first, steps("nebulizing"), strict=True):
+        assert plain.attention is None
+        assert torch.equal(watched.logits, plain.logits)
+
+
+@pytest.mark.parametrize("layer", [-1, 3])
+def test_an_unknown_layer_is_refused(layer):
+    with pytest.raises(ValueError, match=f"attention_layer is {layer}; the decoder has layers 0 to 2"):
+        steps("cat", attention_layer=layer)
+
+
+def test_a_loop_left_early_leaves_no_listener(trained):
+    loop = steps("nebulizing", attention_layer=1)
+    next(loop)
+    assert not any(layer.cross_attn._forward_hooks for layer in trained.model.decoder.layers)
+
+
+def test_the_best_candidates_are_ranked_and_the_first_is_chosen(trained):
+    for step in steps("decoder"):
+        names, shares = zip(*step.best(4), strict=True)
+        assert names[0] == step.phoneme
+        assert list(shares) == sorted(step.probabilities.tolist(), reverse=True)[:4]
+        assert [trained.target.symbols[i] for i in step.logits.topk(4).indices] == list(names)
+        assert_close(step.probabilities.sum(), torch.tensor(1.0))
+
+
+def test_loading_draws_no_random_number(trained):
+    before = torch.get_rng_state()
+    again = TrainedModel.load(PRONOUNCER)
+    assert torch.equal(torch.get_rng_state(), before)
+    state = again.model.state_dict()
+    assert all(torch.equal(state[k], v) for k, v in trained.model.state_dict().items())
+
+
+def test_the_model_is_a_small_file():
+    assert PRONOUNCER.stat().st_size <= 8_000_000
+
+
+def test_the_notes_tell_of_the_whole_training_and_test_parts(trained, dictionary):
+    sizes = {part: sum(split_of(word) == part for word in dictionary) for part in ("training", "test")}
+    assert trained.notes["training"]["words"] == sizes["training"]
+    assert trained.notes["test"]["stressless"]["words"] == trained.notes["test"]["stressed"]["words"] == sizes["test"]
+    assert trained.notes["test"]["sample"]["words"] == -(-sizes["test"] // 20)
+
+
+def test_the_stored_sample_score_is_what_the_model_scores(trained, dictionary):
+    words = [word for word in dictionary if split_of(word) == "test"][::20]
+    found, stored = score(trained.transcribe(words), dictionary), trained.notes["test"]["sample"]
+    assert found["words"] == stored["words"]
+    assert found["wer"] == pytest.approx(stored["wer"], abs=3.5 / len(words))    # another processor may tip a tie
+    assert found["per"] == pytest.approx(stored["per"], abs=0.002)
+
+
+def test_the_sample_stands_for_the_whole_test_part(trained):
+    test = trained.notes["test"]
+    assert test["sample"]["wer"] == pytest.approx(test["stressless"]["wer"], abs=0.07)
+    assert test["sample"]["per"] == pytest.approx(test["stressless"]["per"], abs=0.03)
+    assert test["stressless"]["wer"] <= test["stressed"]["wer"]

@@ -1,0 +1,148 @@
+"""The repository holds together: the package is what the notebooks export, and nothing is stale."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "src" / "annotated_decoder"
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def run(*command, cwd=ROOT):
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def exported_module(notebook):
+    cells = nbformat.read(notebook, as_version=4).cells
+    names = [m[1] for c in cells if (m := re.match(r"#\| default_exp (\w+)", c.source))]
+    return names[0] if names else None
+
+
+MODULE_OF = {path: exported_module(path) for path in NOTEBOOKS}
+NUMBERED = [m for path, m in MODULE_OF.items() if path.name[0].isdigit() and m]
+
+
+def package_imports(module):
+    tree = ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+    relative = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.level == 1]
+    return {name for n in relative for name in ([n.module] if n.module else [a.name for a in n.names])}
+
+
+def test_the_package_is_what_the_notebooks_export(tmp_path):
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "src" / "annotated_decoder").mkdir(parents=True)
+    shutil.copy(PACKAGE / "__init__.py", tmp_path / "src" / "annotated_decoder")
+    run(Path(sys.executable).with_name("nbdev-export"), cwd=tmp_path)
+    fresh = {p.name: p.read_text() for p in (tmp_path / "src" / "annotated_decoder").glob("*.py")}
+    fresh.pop("_modidx.py", None)
+    kept = {p.name: p.read_text() for p in PACKAGE.glob("*.py")}
+    assert fresh.keys() == kept.keys()
+    assert [name for name in fresh if fresh[name] != kept[name]] == []
+
+
+@pytest.mark.parametrize("module", NUMBERED)
+def test_numbered_modules_import_only_from_smaller_numbers(module):
+    assert package_imports(module) <= set(NUMBERED[: NUMBERED.index(module)])
+
+
+def test_a_numbered_import_upward_would_be_seen():
+    assert "decoder" in package_imports("encoder")
+    assert not package_imports("encoder") <= set(NUMBERED[: NUMBERED.index("decoder")])
+
+
+def test_top_level_names_are_few_and_are_no_modules():
+    import annotated_decoder
+
+    names, modules = annotated_decoder.__all__, {p.stem for p in PACKAGE.glob("*.py")}
+    assert len(names) <= 15
+    assert not set(names) & modules
+    assert all(hasattr(annotated_decoder, name) for name in names)
+
+
+def test_modules_keep_to_their_size():
+    longest = {p.name: len(p.read_text().splitlines()) for p in PACKAGE.glob("*.py")}
+    assert {name: n for name, n in longest.items() if n > 320} == {}
+
+
+@pytest.mark.parametrize("tool", ["stamp", "tidy"])
+def test_notebooks_are_stamped_and_tidy(tool):
+    run(sys.executable, f"tools/{tool}.py", "--check", *(NOTEBOOKS if tool == "tidy" else []))
+
+
+def test_a_wrong_stamp_is_seen(tmp_path):
+    shutil.copytree(ROOT / "tools", tmp_path / "tools")
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    config = yaml.safe_load((ROOT / "_config.yml").read_text())
+    config["repository"]["url"] += "-moved"
+    (tmp_path / "_config.yml").write_text(yaml.safe_dump(config))
+    done = subprocess.run([sys.executable, "tools/stamp.py", "--check"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout.count("disagrees") == len(NOTEBOOKS)
+
+
+def test_a_notebook_not_run_from_the_top_is_seen(tmp_path):
+    notebook = nbformat.read(NOTEBOOKS[0], as_version=4)
+    next(c for c in notebook.cells if c.cell_type == "code").execution_count = 99
+    nbformat.write(notebook, tmp_path / "x.ipynb")
+    command = [sys.executable, "tools/tidy.py", "--check", tmp_path / "x.ipynb"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "count 99" in done.stdout
+
+
+def test_the_repository_address_is_the_same_everywhere():
+    url = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+    for name in ("README.md", "pyproject.toml", "CITATION.cff"):
+        found = set(re.findall(r"https://github\.com/[\w-]+/[\w-]+", (ROOT / name).read_text()))
+        assert found == {url}, name
+
+
+def test_every_claim_has_its_heading_and_its_cell():
+    page = (ROOT / "book" / "claims.md").read_text()
+    linked = re.findall(r"\[(N\d+)\]\(\.\./(notebooks/\w+\.ipynb)#claim-n(\d+)\)", page)
+    assert [f"N{i}" for i in range(1, 17)] == [name for name, _, _ in linked]
+    for name, notebook, number in linked:
+        cells = nbformat.read(ROOT / notebook, as_version=4).cells
+        assert name == f"N{number}"
+        assert any(re.search(f"^#+ Claim {name}$", c.source, re.M) for c in cells), f"{notebook}: no heading {name}"
+        claims = [c for c in cells if c.cell_type == "code" and c.id.startswith(f"claim-n{number}")]
+        claims = [c for c in claims if re.fullmatch(rf"claim-n{number}(-.*)?", c.id)]
+        assert any("assert" in c.source for c in claims), f"{notebook}: no asserting cell claim-n{number}"
+
+
+def test_the_wheel_holds_the_package_and_no_dictionary(tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(ROOT / "src", source / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", "LICENSE-CMUDICT"):
+        shutil.copy(ROOT / name, source)
+    run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, ".", cwd=source)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        files = {n for n in archive.namelist() if ".dist-info/" not in n}
+        notices = [n for n in archive.namelist() if n.endswith("LICENSE-CMUDICT")]
+        size = archive.getinfo("annotated_decoder/pronouncer.safetensors").file_size
+    modules = {f"annotated_decoder/{p.name}" for p in PACKAGE.glob("*.py")}
+    assert files == modules | {"annotated_decoder/py.typed", "annotated_decoder/pronouncer.safetensors"}
+    assert notices
+    assert size <= 8_000_000
+
+
+def test_no_pronunciation_of_a_test_word_is_in_the_package():
+    from annotated_decoder.training import read_cmudict, split_of
+
+    package = b"\n".join(p.read_bytes() for p in sorted(PACKAGE.rglob("*")) if p.is_file() and p.suffix != ".pyc")
+    text = set(re.findall(r"[A-Z]{1,2}[012]?(?:[ ,'\"]+[A-Z]{1,2}[012]?){3,}", package.decode("latin-1")))
+    runs = {" ".join(re.findall(r"[A-Z]{1,2}[012]?", t)) for t in text}
+    words = {w: ps for w, ps in read_cmudict().items() if split_of(w) == "test"}
+    assert [w for w, ps in words.items() for p in ps if len(p) > 3 and any(" ".join(p) in r for r in runs)] == []

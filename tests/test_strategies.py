@@ -1,0 +1,235 @@
+"""Filters keep what they promise, draws follow the probabilities, and beam search is exact where it can be."""
+
+from itertools import product
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small import few, ids, mask, model, noise, seeds, shapes
+from torch.testing import assert_close
+
+from annotated_decoder.encoder_outputs import END, PAD, START
+from annotated_decoder.generation import EncoderDecoder, generate, generate_steps
+from annotated_decoder.strategies import beam_search, sampler, top_k, top_p
+
+# Few distinct values, so that equals are common.
+tied_logits = st.lists(st.sampled_from([-2.0, 0.0, 0.5, 1.0, 3.0]), min_size=1, max_size=8).map(
+    lambda row: torch.tensor([row], dtype=torch.float64)
+)
+
+
+class Rounded(EncoderDecoder):
+    "Logits that are multiples of a half, so that many tie."
+
+    def decode(self, *args):
+        return (2 * super().decode(*args)).round() / 2
+
+
+def rescored(made, source, sequences):
+    "Σ log p of the tokens of each sequence, all positions of all of them scored in one pass."
+    longest = max(map(len, sequences))
+    said = torch.tensor([[*s] + [PAD] * (longest - len(s)) for s in sequences])
+    fed = torch.cat([torch.full((len(sequences), 1), START), said[:, :-1]], 1)
+    log_p = made(source.expand(len(sequences), -1), fed).log_softmax(-1).gather(-1, said[..., None])[..., 0]
+    return [row[: len(s)].sum().item() for row, s in zip(log_p, sequences, strict=True)]
+
+
+def every_sequence(vocab_size, limit):
+    "All token sequences that end with the first end symbol, or at the limit without one."
+    others = [t for t in range(vocab_size) if t != END]
+    for length in range(limit):
+        yield from ((*body, END) for body in product(others, repeat=length))
+    yield from product(others, repeat=limit)
+
+
+@given(seeds, shapes, st.integers(1, 12), st.sampled_from([EncoderDecoder, Rounded]))
+def test_a_beam_of_one_is_greedy(seed, shape, limit, kind):
+    made, source, real = model(seed, end_bias=1.0, kind=kind, **shape), ids(4, 5, seed), mask(5, 4, 2, 1)
+    for row, [best] in zip(
+        generate(made, source, real, max_steps=limit).tolist(),
+        beam_search(made, source, real, width=1, max_steps=limit),
+        strict=True,
+    ):
+        length = row.index(END) + 1 if END in row else len(row)
+        assert best.tokens == tuple(row[:length])
+
+
+def test_rounded_logits_do_tie():
+    ties = 0
+    for seed in range(5):
+        for step in generate_steps(model(seed, kind=Rounded, end_bias=1.0), ids(4, 5, seed), max_steps=3):
+            first, second = step.logits.topk(2).values.unbind(-1)
+            ties += (first == second).sum().item()
+    assert ties > 5
+
+
+@few
+@given(seeds, st.booleans(), st.sampled_from([0.0, 0.7, 1.0]))
+def test_a_beam_wide_enough_is_brute_force(seed, pre_norm, length_penalty):
+    made, source = model(seed, vocab_size=5, pre_norm=pre_norm), ids(1, 3, seed, 5)
+    sequences = list(every_sequence(5, 3))
+    found = beam_search(made, source, width=len(sequences) + 15, length_penalty=length_penalty, max_steps=3)[0]
+    totals = zip(sequences, rescored(made, source, sequences), strict=True)
+    scores = {s: total / len(s) ** length_penalty for s, total in totals}
+    assert {h.tokens: h.score for h in found} == pytest.approx(scores)
+    assert found[0].tokens == max(sequences, key=scores.get)
+    assert len(found) == len(sequences) == 1 + 4 + 16 + 64
+
+
+@few
+@given(seeds, shapes, st.integers(1, 6), st.floats(0, 2))
+def test_the_score_is_the_rescored_log_probability_over_the_length(seed, shape, width, length_penalty):
+    made, source = model(seed, end_bias=1.0, **shape), ids(2, 4, seed)
+    found = beam_search(made, source, width=width, length_penalty=length_penalty, max_steps=6)
+    for row, hypotheses in enumerate(found):
+        assert len(hypotheses) == len({h.tokens for h in hypotheses}) == width
+        totals = rescored(made, source[row : row + 1], [h.tokens for h in hypotheses])
+        assert [h.log_probability for h in hypotheses] == pytest.approx(totals)
+        for h in hypotheses:
+            assert h.score == pytest.approx(h.log_probability / len(h.tokens) ** length_penalty)
+            assert END not in h.tokens[:-1]
+            assert h.tokens[-1] == END or len(h.tokens) == 6
+
+
+@few
+@given(seeds, st.integers(1, 5), st.floats(0, 2))
+def test_the_best_hypothesis_comes_first(seed, width, length_penalty):
+    found = beam_search(model(seed, end_bias=1.0), ids(3, 4, seed), width=width, length_penalty=length_penalty)
+    for hypotheses in found:
+        scores = [h.score for h in hypotheses]
+        assert scores == sorted(scores, reverse=True)
+
+
+def test_a_length_penalty_favours_longer_sequences():
+    def lengths(penalty):
+        found = (beam_search(model(seed, end_bias=2.0), ids(2, 4), length_penalty=penalty) for seed in range(4))
+        return [len(hypotheses[0].tokens) for rows in found for hypotheses in rows]
+
+    assert sum(lengths(1.0)) > sum(lengths(0.0))
+
+
+@few
+@given(seeds, shapes, st.integers(1, 4))
+def test_a_padded_batch_is_its_sources_one_by_one(seed, shape, width):
+    made, source, lengths = model(seed, end_bias=1.0, **shape), ids(3, 5, seed), (5, 2, 3)
+    together = beam_search(made, source, mask(*lengths), width=width, length_penalty=0.5)
+    for row, length in enumerate(lengths):
+        [alone] = beam_search(made, source[row : row + 1, :length], width=width, length_penalty=0.5)
+        assert [h.tokens for h in together[row]] == [h.tokens for h in alone]
+        assert [h.score for h in together[row]] == pytest.approx([h.score for h in alone])
+
+
+def test_beam_search_refuses_what_it_cannot_serve():
+    with pytest.raises(ValueError, match="width is 0;.*at least 1"):
+        beam_search(model(), ids(1, 3), width=0)
+    with pytest.raises(ValueError, match="training mode"):
+        beam_search(model().train(), ids(1, 3))
+    with pytest.raises(ValueError, match=r"rows \[0\] are fully masked"):
+        beam_search(model(), ids(2, 3), mask(0, 3))
+    with pytest.raises(ValueError, match="max_steps is 13"):
+        beam_search(model(), ids(1, 3), max_steps=13)
+
+
+def kept(logits):
+    return set((logits[0] > -torch.inf).nonzero().flatten().tolist())
+
+
+@given(tied_logits, st.integers(1, 10))
+def test_top_k_keeps_the_k_best_and_the_lower_ids_among_equals(logits, k):
+    found = top_k(logits, k)
+    ranked = sorted(range(logits.shape[1]), key=lambda i: (-logits[0, i].item(), i))
+    assert kept(found) == set(ranked[:k])
+    assert torch.equal(found[found > -torch.inf], logits[0, sorted(ranked[:k])])
+
+
+@given(tied_logits, st.floats(0.01, 0.99))
+def test_top_p_keeps_the_fewest_best_that_reach_p(logits, p):
+    found, shares = top_p(logits, p), logits.softmax(-1)[0]
+    ranked = sorted(range(logits.shape[1]), key=lambda i: (-logits[0, i].item(), i))
+    nucleus = ranked[: len(kept(found))]
+    assert kept(found) == set(nucleus)
+    assert shares[nucleus].sum() >= p - 1e-9
+    assert shares[nucleus[:-1]].sum() < p + 1e-9
+    assert torch.equal(found[found > -torch.inf], logits[0, sorted(nucleus)])
+
+
+@given(seeds, st.integers(0, 3))
+def test_filters_that_allow_all_change_nothing(seed, more):
+    logits = noise(3, 7, seed=seed) * 30
+    assert torch.equal(top_k(logits, 7 + more), logits)
+    assert torch.equal(top_p(logits, 1.0), logits)
+
+
+def test_a_tiny_p_still_keeps_one():
+    assert kept(top_p(torch.zeros(1, 5), 1e-9)) == {0}
+
+
+@pytest.mark.parametrize("k", [0, -2])
+def test_top_k_refuses_to_keep_nothing(k):
+    for refuse in (lambda: top_k(torch.zeros(1, 3), k), lambda: sampler(k=k)):
+        with pytest.raises(ValueError, match=f"k is {k}; keep at least 1"):
+            refuse()
+
+
+@pytest.mark.parametrize("p", [0.0, -0.1, 1.1, float("nan")])
+def test_top_p_refuses_what_is_no_probability(p):
+    for refuse in (lambda: top_p(torch.zeros(1, 3), p), lambda: sampler(p=p)):
+        with pytest.raises(ValueError, match=f"p is {p}; it must be above 0 and at most 1"):
+            refuse()
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
+def test_a_sampler_refuses_a_temperature_not_above_zero(temperature):
+    with pytest.raises(ValueError, match=f"temperature is {temperature};.*greedily"):
+        sampler(temperature)
+
+
+def drawn(logits, n=20_000, **options):
+    "The share of each token among n draws."
+    choose = sampler(generator=torch.Generator().manual_seed(0), **options)
+    return torch.bincount(choose(logits.expand(n, -1)), minlength=logits.shape[1]) / n
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_draws_follow_the_probabilities(temperature):
+    logits = torch.tensor([[2.0, 0.0, 1.0, -1.0]])
+    expected = (logits[0] / temperature).softmax(-1)
+    assert_close(drawn(logits, temperature=temperature), expected, atol=0.015, rtol=0)
+
+
+def test_a_filtered_token_is_never_drawn():
+    logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
+    assert_close(drawn(logits, k=2), torch.tensor([4 / 7, 3 / 7, 0, 0]), atol=0.015, rtol=0)
+    assert_close(drawn(logits, p=0.65), torch.tensor([4 / 7, 3 / 7, 0, 0]), atol=0.015, rtol=0)
+    assert drawn(logits, k=1).tolist() == [1, 0, 0, 0]
+
+
+def test_temperature_comes_before_top_p_and_top_k_before_it_too():
+    peaked, flat = torch.tensor([[0.6, 0.3, 0.1]]).log(), torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
+    assert (drawn(peaked, p=0.55) > 0).tolist() == [True, False, False]
+    assert (drawn(peaked, p=0.55, temperature=2.0) > 0).tolist() == [True, True, False]
+    assert (drawn(flat, p=0.5) > 0).tolist() == [True, True, False, False]
+    assert (drawn(flat, p=0.5, k=2) > 0).tolist() == [True, False, False, False]
+
+
+def test_one_generator_seed_is_one_draw_and_the_global_state_is_left_alone():
+    made, source, before = model(end_bias=-1e9), ids(3, 4), torch.get_rng_state()
+    once, again, other = (
+        generate(made, source, choose=sampler(generator=torch.Generator().manual_seed(seed))) for seed in (1, 1, 2)
+    )
+    assert torch.equal(once, again) and not torch.equal(once, other)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_sampling_the_best_only_is_greedy():
+    made, source = model(end_bias=1.0), ids(4, 5)
+    assert torch.equal(generate(made, source, choose=sampler(k=1)), generate(made, source))
+
+
+def test_padding_may_be_said_before_the_end():
+    made = model(vocab_size=5)
+    with torch.no_grad():
+        made.projection.bias[PAD] += 1e3
+    [[best]] = beam_search(made, ids(1, 3, vocab_size=5), width=1, max_steps=3)
+    assert best.tokens == (PAD,) * 3
