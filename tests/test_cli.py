@@ -80,10 +80,16 @@ def test_steps_of_a_bad_word_are_refused_too(run):
     assert err.count("\n") == 1 and err.startswith("word 1: 'x1'")
 
 
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="an unknown layer ends in a traceback")
-def test_an_unknown_layer_is_a_usage_error(run):
-    with pytest.raises(SystemExit):
-        run("pronounce", "--steps", "--layer", "7", "cat")
+def test_an_unknown_layer_is_one_line_and_no_traceback(run):
+    status, out, err = run("pronounce", "--steps", "--layer", "7", "cat")
+    assert status == 2 and "\t" not in out
+    assert err == "annotated-decoder: attention_layer is 7; the decoder has layers 0 to 2\n"
+
+
+def test_a_missing_model_is_one_line_and_no_traceback(run, tmp_path):
+    status, out, err = run("evaluate", "--model", str(tmp_path / "none.safetensors"))
+    assert (status, out) == (2, "")
+    assert err.startswith("annotated-decoder: ") and "none.safetensors" in err and err.count("\n") == 1
 
 
 def test_without_a_command_the_usage_is_shown(run, capsys):

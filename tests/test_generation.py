@@ -107,7 +107,6 @@ def test_a_step_is_a_frozen_record_with_probabilities():
         step.position = 3
 
 
-@pytest.mark.xfail(strict=True, reason="a decorator below no_grad hides from it that this is a generator")
 def test_the_loop_keeps_no_graph_and_gives_the_grad_mode_back():
     for step in generate_steps(model(), ids(2, 4), max_steps=2):
         assert torch.is_grad_enabled()
@@ -126,6 +125,13 @@ def test_a_model_in_training_mode_is_refused():
 def test_a_source_of_padding_only_is_refused_by_its_row():
     with pytest.raises(ValueError, match=r"rows \[1, 3\] are fully masked.*leave them out"):
         generate(model(), ids(4, 3), mask(3, 0, 1, 0))
+
+
+def test_a_used_cache_is_refused():
+    used = Cache()
+    found = generate(model(), ids(1, 3), cache=used)
+    with pytest.raises(ValueError, match=f"cache has {found.shape[1]} tokens of another decode; make a new one"):
+        generate(model(), ids(1, 3), cache=used)
 
 
 @pytest.mark.parametrize("max_steps", [-1, 0, 13])

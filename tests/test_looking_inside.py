@@ -57,7 +57,6 @@ def test_the_listener_goes_even_after_an_error():
     assert not attn._forward_hooks
 
 
-@pytest.mark.xfail(strict=True, reason="the hook is not given keyword arguments")
 def test_a_mask_given_by_name_is_seen_too():
     attn, x = decoder().layers[0].self_attn, noise(2, 3, 8)
     hidden = mask(3, 1)[:, None, None]

@@ -161,6 +161,10 @@ def test_filters_that_allow_all_change_nothing(seed, more):
     assert torch.equal(top_p(logits, 1.0), logits)
 
 
+def test_top_p_stops_where_p_is_reached_exactly():
+    assert [kept(top_p(torch.zeros(1, 4), p)) for p in (0.25, 0.5, 0.75)] == [{0}, {0, 1}, {0, 1, 2}]
+
+
 def test_a_tiny_p_still_keeps_one():
     assert kept(top_p(torch.zeros(1, 5), 1e-9)) == {0}
 
@@ -225,6 +229,12 @@ def test_one_generator_seed_is_one_draw_and_the_global_state_is_left_alone():
 def test_sampling_the_best_only_is_greedy():
     made, source = model(end_bias=1.0), ids(4, 5)
     assert torch.equal(generate(made, source, choose=sampler(k=1)), generate(made, source))
+
+
+def test_a_minute_temperature_is_greedy():
+    made, source = model(end_bias=1.0), ids(4, 5)
+    cold = sampler(temperature=1e-300, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(generate(made, source, choose=cold), generate(made, source))
 
 
 def test_padding_may_be_said_before_the_end():

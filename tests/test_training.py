@@ -172,10 +172,10 @@ def test_stress_counts_only_where_asked():
 
 def test_one_batch_can_be_overfitted():
     trained = small_pronouncer()
-    quick = TrainingConfig(epochs=120, peak_lr=1e-2, smoothing=0.0)
+    quick = TrainingConfig(epochs=80, peak_lr=1e-2, smoothing=0.0)
     losses = train(trained.model, examples_of(trained), quick, progress=False)
-    assert len(losses) == 120
-    assert losses[0] > 2 and losses[-1] < 0.02
+    assert len(losses) == 80
+    assert losses[0] > 2 and losses[-1] < 0.05
     assert {w: " ".join(said) for w, said in trained.transcribe(list(WORDS)).items()} == WORDS
 
 
@@ -270,7 +270,9 @@ def test_a_file_is_json_and_half_precision_numbers_and_no_pickle(tmp_path, monke
 
 
 def test_words_are_answered_in_their_order_whatever_the_batch():
-    trained = small_pronouncer(seed=3, tied=False)
+    trained = small_pronouncer(tied=False)
+    with torch.no_grad():
+        trained.model.projection.bias[:3] -= 3.0    # else it says nothing at all
     words = ["dead", "ab", "cab", "ab", "bead", "e"]
     found = trained.transcribe(words)
     assert list(found) == ["dead", "ab", "cab", "bead", "e"]

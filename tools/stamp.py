@@ -37,6 +37,7 @@ def stamped(text: str, name: str, url: str, branch: str) -> str:
     lines = [line for line in title.source.splitlines() if not line.startswith("[![Open in Colab]")]
     rest = "\n".join(lines[1:]).strip("\n")
     title.source = f"{lines[0]}\n\n{rest}\n\n{badge}"
+    setup.metadata["tags"] = ["remove-cell"]    # a reader of the page has no use for it
     directive = re.match(r"(#\| default_exp .*\n?)?", setup.source)[0]
     setup.source = (directive.rstrip("\n") + "\n" if directive else "") + SETUP.format(url=url, branch=branch)
     return nbformat.writes(notebook) + "\n"

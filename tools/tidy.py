@@ -2,7 +2,7 @@
 
 Kept are sources, outputs, cell ids, tags, MyST metadata and execution counts; timings and editor state go.
 Reported are notebooks that were not run from top to bottom, cells that ended in an error, pictures without
-alternative text, cells that are too long, and notebooks over 1.5 MB.
+alternative text and the reverse, cells that are too long, and notebooks over 1.5 MB.
 """
 
 import argparse
@@ -36,9 +36,23 @@ def problems(notebook):
                 yield f"cell {cell.id} ended in an error"
         if pictures(cell) and not cell.metadata.get("mystnb", {}).get("image", {}).get("alt"):
             yield f"cell {cell.id} draws a picture without alternative text; set mystnb.image.alt in its metadata"
+        if not pictures(cell) and cell.metadata.get("mystnb", {}).get("image", {}).get("alt"):
+            yield f"cell {cell.id} describes a picture, but its output has none"
         most = MOST_LINES_EXPORTED if cell.source.startswith("#| export") else MOST_LINES
         if len(cell.source.splitlines()) > most:
             yield f"cell {cell.id} has over {most} lines; split it"
+
+
+def merged(outputs):
+    "The outputs with neighbouring pieces of one stream joined: where a stream is cut is chance."
+    joined = []
+    for output in outputs:
+        before = joined[-1] if joined else None
+        if before and output.output_type == before.output_type == "stream" and output.name == before.name:
+            before.text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def tidied(text: str) -> tuple[str, list[str]]:
@@ -49,10 +63,8 @@ def tidied(text: str) -> tuple[str, list[str]]:
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in KEPT})
         cell.pop("attachments", None)
-        for output in cell.get("outputs", []):
-            if output.get("data", {}).get("image/png"):
-                output.metadata = nbformat.from_dict({})
-                output.data.pop("text/plain", None)
+        if cell.cell_type == "code":
+            cell.outputs = merged(cell.outputs)
     nbformat.validate(notebook)
     written = nbformat.writes(notebook) + "\n"
     found = list(problems(notebook))

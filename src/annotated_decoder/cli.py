@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 from . import __version__
 from .pronunciation import PRONOUNCER, check_word, pronouncer, steps
@@ -53,6 +54,7 @@ def run_pronounce(args: argparse.Namespace) -> int:
 # %% ../../notebooks/A3_command_line.ipynb #train-evaluate
 def run_train(args: argparse.Namespace) -> int:
     config = TrainingConfig(epochs=args.epochs, seed=args.seed)
+    Path(args.out).resolve().parent.mkdir(parents=True, exist_ok=True)     # before the long part, not after it
     train_pronouncer(read_cmudict(), config).save(args.out)
     print(f"wrote {args.out}; score it with: annotated-decoder evaluate --model {args.out} --store")
     return 0
@@ -99,4 +101,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> int:
     args = parser().parse_args()
-    return args.run(args)
+    try:
+        return args.run(args)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        print(f"annotated-decoder: {error}", file=sys.stderr)
+        return 2

@@ -19,16 +19,17 @@ from torch import Tensor
 # %% ../../notebooks/A1_drawing.ipynb #style
 INK, QUIET, LIT, OTHER = "#1b1b1b", "#e9ecef", "#f2b134", "#2166ac"    # told apart without colour vision
 STYLE = {
-    "figure.facecolor": "white", "axes.facecolor": "white", "savefig.facecolor": "white", "text.color": INK,
-    "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
-    "font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "figure.dpi": 110,
+    "axes.facecolor": "white", "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK,
+    "xtick.color": INK, "ytick.color": INK,
+    "axes.spines.top": False, "axes.spines.right": False,
 }    # fmt: skip
 
 
 def new_axes(width: float, height: float) -> Axes:
     "Empty axes of this size in inches, on a white ground so that they read the same in a dark page."
-    with plt.rc_context(STYLE):
-        return plt.subplots(figsize=(width, height), layout="constrained")[1]
+    figure = plt.figure(figsize=(width, height), layout="constrained", facecolor="white", dpi=110)
+    with plt.rc_context(STYLE):    # after the figure: the first one sets up the notebook's backend, for good
+        return figure.add_subplot()
 
 # %% ../../notebooks/A1_drawing.ipynb #glue
 def glue(name: str, value: Any) -> None:
@@ -52,7 +53,8 @@ def heat_map(
     if weights.shape != (len(rows), len(columns)):
         raise ValueError(f"weights are {tuple(weights.shape)}, labels {(len(rows), len(columns))}; give one a row")
     ax = ax or new_axes(1.6 + 0.42 * len(columns), 1.1 + 0.34 * len(rows))
-    ax.imshow(weights, cmap="cividis_r", vmin=0, vmax=highest, aspect="auto")
+    weights = weights.detach()
+    ax.imshow(weights, cmap="Blues", vmin=0, vmax=highest, aspect="auto")
     ax.set_xticks(range(len(columns)), columns)
     ax.set_yticks(range(len(rows)), rows)
     ax.set(xlabel="keys: what is looked at", ylabel="queries: who looks", title=title)
@@ -68,11 +70,11 @@ def bars(
     values: Float[Tensor, "vocab"], labels: Sequence[str], *, ylabel: str = "probability", lit: int | None = None,
     title: str = "", ax: Axes | None = None,
 ) -> Axes:
-    "One bar for each token of a vocabulary; the one at index `lit` stands out, the highest unless given."    # fmt: skip
+    "One bar for each token of a vocabulary; the one at index `lit`, or else the highest, is hatched."    # fmt: skip
     ax = ax or new_axes(max(4.0, 0.45 * len(labels)), 2.6)
     lit = int(values.argmax()) if lit is None else lit
     found = ax.bar(range(len(labels)), values.tolist(), color=OTHER)
-    found[lit].set(color=LIT, edgecolor=INK, hatch="//")
+    found[lit].set(facecolor=LIT, edgecolor=INK, hatch="//")
     ax.set_xticks(range(len(labels)), labels)
     ax.set(ylabel=ylabel, title=title)
     ax.axhline(0, color=INK, linewidth=0.8)
@@ -89,7 +91,7 @@ BOXES = {
     "embedding": (4.2, 1.1, 2.9, "embedding + position", "embedding decoder"),
     "self": (4.2, 2.4, 2.9, "causal self-attention", "attention decoder caching"),
     "norm 1": (4.2, 3.15, 2.9, "add, normalize", "normalization decoder"),
-    "cross": (4.2, 4.9, 2.9, "cross-attention", "cross_attention decoder caching"),
+    "cross": (4.2, 4.9, 2.9, "cross-attention", "cross_attention decoder caching looking_inside"),
     "norm 2": (4.2, 5.65, 2.9, "add, normalize", "normalization decoder"),
     "ffn": (4.2, 6.7, 2.9, "feed-forward", "decoder"),
     "norm 3": (4.2, 7.45, 2.9, "add, normalize", "normalization decoder"),
@@ -106,7 +108,7 @@ ARROWS = [
 ]  # fmt: skip
 
 # %% ../../notebooks/A1_drawing.ipynb #you-are-here
-def you_are_here(chapter: str) -> Axes:
+def you_are_here(chapter: str) -> None:
     """The whole encoder–decoder with the parts of one chapter lit; b: batch, s: source, t: target, d, v: vocabulary.
 
     Raises ValueError for a chapter that lights nothing.
@@ -123,7 +125,7 @@ def you_are_here(chapter: str) -> Axes:
         (x, low, *_), (_, high, *_) = BOXES[below], BOXES[above]
         arrow(ax, (x, low + 0.33), (x, high - 0.33))
         ax.text(x + 0.12, high - 0.48, shape, fontsize=8, va="center")
-    arrow(ax, (1.33, 4.9), (2.72, 4.9), lit=chapter == "cross_attention")
+    arrow(ax, (1.33, 4.9), (2.72, 4.9), lit=chapter in ("cross_attention", "looking_inside"))
     ax.text(2.02, 5.0, "keys, values", fontsize=8, ha="center", va="bottom")
     arrow(ax, (5.68, 10.8), (5.68, 0), lit=chapter == "generation", bend=-0.32)
     ax.text(7.62, 5.4, "the chosen token returns", fontsize=8, rotation=270, ha="center", va="center")
@@ -131,7 +133,6 @@ def you_are_here(chapter: str) -> Axes:
     ax.text(2.4, 7.9, "decoder layer,\nrepeated", fontsize=8, ha="right", va="top")
     ax.set(xlim=(-1.5, 8.0), ylim=(-0.5, 11.3))
     ax.axis("off")
-    return ax
 
 
 def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], lit: bool = False, bend: float = 0.0) -> None:

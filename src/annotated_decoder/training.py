@@ -27,7 +27,7 @@ from jaxtyping import Bool, Int
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .caching import Cache
 from .decoder import StackConfig
@@ -134,6 +134,7 @@ def train(
 ) -> list[float]:
     """Train in place with AdamW under a one-cycle schedule; return the loss of each step.
 
+    The learning rate goes up to its peak and down to nearly 0, the first momentum the other way round.
     The same seed, machine and number of threads give the same weights.
     Chapter *Training*.
     """
@@ -177,7 +178,7 @@ def without_stress(phonemes: Iterable[str]) -> list[str]:
 
 def score(
     predictions: Mapping[str, Sequence[str]], references: Mapping[str, Sequence[Sequence[str]]], stress: bool = False
-) -> dict[str, float]:
+) -> dict[str, int | float]:
     """Error rates against the nearest listed pronunciation of each word, the shorter one where two are as near.
 
     `wer` is the share of words with any error, `per` the edits over the phonemes of the nearest references.
