@@ -120,13 +120,14 @@ def you_are_here(chapter: str) -> None:
         lit = chapter in lights.split()
         ax.add_patch(FancyBboxPatch((x - w / 2, y - 0.3), w, 0.6, boxstyle="round,pad=0.03", edgecolor=INK,
                                     facecolor=LIT if lit else QUIET, linewidth=2.2 if lit else 0.8))    # fmt: skip
-        ax.text(x, y, label, ha="center", va="center", fontsize=10, fontweight="bold" if lit else "normal")
+        size = 9 if lit and w < 2.9 else 10                        # bold is wider, and a narrow box has no room for it
+        ax.text(x, y, label, ha="center", va="center", fontsize=size, fontweight="bold" if lit else "normal")
     for below, above, shape in ARROWS:
         (x, low, *_), (_, high, *_) = BOXES[below], BOXES[above]
         arrow(ax, (x, low + 0.33), (x, high - 0.33))
         ax.text(x + 0.12, high - 0.48, shape, fontsize=8, va="center")
     arrow(ax, (1.33, 4.9), (2.72, 4.9), lit=chapter in ("cross_attention", "looking_inside"))
-    ax.text(2.02, 5.0, "keys, values", fontsize=8, ha="center", va="bottom")
+    ax.text(1.94, 5.0, "keys, values", fontsize=7.5, ha="center", va="bottom")
     arrow(ax, (5.68, 10.8), (5.68, 0), lit=chapter == "generation", bend=-0.32)
     ax.text(7.62, 5.4, "the chosen token returns", fontsize=8, rotation=270, ha="center", va="center")
     ax.add_patch(FancyBboxPatch((2.6, 1.85), 3.2, 6.1, boxstyle="round,pad=0.05", fill=False, linestyle="--", ec=INK))
