@@ -7,12 +7,13 @@ SHELL := bash
 
 PYTHON ?= python3
 BIN := .venv/bin
-READY := .venv/.ready
+# Named after this folder and this Python: a checkout that was moved, or another PYTHON, sets up anew.
+READY := .venv/.ready-$(shell printf '%s %s' '$(CURDIR)' "$$($(PYTHON) -V 2>&1)" | cksum | cut -d' ' -f1)
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 # One thread each, so that a sum is added up in the same order on every machine.
 QUIET := OMP_NUM_THREADS=1 PYTHONHASHSEED=0 PYDEVD_DISABLE_FILE_VALIDATION=1 JUPYTER_PLATFORM_DIRS=1
 
-.PHONY: help book serve test unit notebooks lint export run weights evaluate clean
+.PHONY: help book serve test lint unit notebooks mutants alone pages export run weights evaluate dist clean
 
 help:  ## list the commands
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1 \2/p' $(MAKEFILE_LIST) | while read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
@@ -20,7 +21,7 @@ help:  ## list the commands
 $(READY): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, and $(PYTHON) is " + sys.version.split()[0] + "; try: make PYTHON=python3.11 ...")'
 	@echo "Setting up .venv (once; some minutes)"
-	@$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv $$([ -e $@ ] || echo --clear) .venv
 	@$(BIN)/python -m pip install --upgrade pip --progress-bar off --quiet
 	$(BIN)/python -m pip install -r requirements.txt
 	$(BIN)/python -m pip install --no-build-isolation --no-deps --quiet -e .
@@ -33,18 +34,29 @@ book: $(READY)  ## build the book into _build/html
 serve: book  ## build the book and serve it on this machine, port 8000
 	$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory _build/html
 
-test: lint unit notebooks  ## everything that continuous integration runs
+test: lint unit mutants notebooks alone pages  ## everything that continuous integration runs
 
-lint: $(READY)  ## style of code and notebooks, and stamps
+lint: $(READY)  ## style, types, workflows, stamps, and stored outputs that are stale
 	$(BIN)/ruff check .
+	$(BIN)/mypy src
+	$(BIN)/zizmor --offline --quiet .github
 	$(BIN)/python tools/stamp.py --check
 	$(BIN)/python tools/tidy.py --check $(NOTEBOOKS)
 
 unit: $(READY)  ## the laws, on the package
-	$(QUIET) $(BIN)/python -m pytest tests
+	$(QUIET) $(BIN)/python -m pytest --ignore tests/pages tests
+
+mutants: $(READY)  ## break each law, and see the test meant for it fail
+	$(QUIET) $(BIN)/python tools/mutate.py
 
 notebooks: $(READY)  ## run every notebook and compare with its stored outputs
 	$(QUIET) $(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout=300 $(NOTEBOOKS)
+
+alone: $(READY)  ## the wheel in a bare environment, and every notebook alone with it, on another CPU's arithmetic
+	$(BIN)/python tools/alone.py
+
+pages: book  ## the built pages in a real browser (skipped where there is no Chromium)
+	$(BIN)/python -m pytest -n 2 tests/pages
 
 export: $(READY)  ## write src/annotated_decoder from the notebooks
 	$(BIN)/python tools/stamp.py
@@ -52,13 +64,9 @@ export: $(READY)  ## write src/annotated_decoder from the notebooks
 	@rm -f src/annotated_decoder/_modidx.py
 
 run: export  ## run every notebook from the top and store its outputs
-	@for notebook in $(NOTEBOOKS); do \
-	  echo "$$notebook"; \
-	  $(QUIET) $(BIN)/jupyter nbconvert --log-level=ERROR --to notebook --inplace --execute --ExecutePreprocessor.timeout=600 "$$notebook"; \
-	done
-	$(BIN)/python tools/tidy.py $(NOTEBOOKS)
+	$(QUIET) $(BIN)/python tools/run.py $(NOTEBOOKS)
 
-weights: $(READY)  ## train the shipped model anew (about half an hour on 2 cores) and score it
+weights: $(READY)  ## train the shipped model anew (up to 40 minutes on 2 cores) and score it
 	$(BIN)/annotated-decoder train --seed 1 --out _build/pronouncer.safetensors
 	$(BIN)/annotated-decoder evaluate --model _build/pronouncer.safetensors --store
 	cp _build/pronouncer.safetensors src/annotated_decoder/pronouncer.safetensors
@@ -66,6 +74,10 @@ weights: $(READY)  ## train the shipped model anew (about half an hour on 2 core
 evaluate: $(READY)  ## score the shipped model on all test words
 	$(BIN)/annotated-decoder evaluate
 
+dist: $(READY)  ## build the source archive and the wheel into dist
+	$(BIN)/python -m build --no-isolation --outdir dist .
+	$(BIN)/twine check --strict dist/*
+
 clean:  ## remove what was built; the environment stays
-	rm -rf _build build dist src/*.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build build dist src/*.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find notebooks src tests tools book -name __pycache__ -prune -exec rm -rf {} +

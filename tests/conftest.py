@@ -1,12 +1,18 @@
-"""One thread, and Hypothesis profiles: "ci" is quick and always the same, "many" searches (HYPOTHESIS_PROFILE=many)."""
+"""One thread, and Hypothesis profiles, chosen by HYPOTHESIS_PROFILE.
+
+"ci" is quick and always the same, "mutants" the same but content with any failing example, and "many" searches.
+"""
 
 import os
 
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=15, database=None)
+settings.register_profile(
+    "mutants", settings.get_profile("ci"), phases=[Phase.explicit, Phase.generate], report_multiple_bugs=False
+)
 settings.register_profile(
     "many", deadline=None, max_examples=200, database=None, suppress_health_check=[HealthCheck.too_slow]
 )

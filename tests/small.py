@@ -1,8 +1,9 @@
-"""Small models and inputs for the laws, in double precision so that a tolerance can be tight."""
+"""Small models and inputs for the laws: many shapes, single and double precision, a tolerance for each."""
 
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
+from torch.testing import assert_close
 
 from annotated_decoder.decoder import Decoder, StackConfig
 from annotated_decoder.encoder import Encoder
@@ -10,18 +11,35 @@ from annotated_decoder.encoder_outputs import END
 from annotated_decoder.generation import EncoderDecoder
 
 VOCAB = 11
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
 
 few = settings(max_examples=max(4, settings.default.max_examples // 3))    # for laws that run many passes
 
 seeds = st.integers(0, 2**16)
+dtypes = st.sampled_from(list(TOLERANCE))
 shapes = st.fixed_dictionaries(
     {
+        "d_model": st.sampled_from([4, 6, 10]),
+        "n_heads": st.integers(1, 3),
+        "head_dim": st.integers(3, 5),    # whatever d_model is
+        "d_ff": st.sampled_from([3, 16]),
+        "n_layers": st.integers(1, 3),
         "pre_norm": st.booleans(),
         "norm": st.sampled_from(["layer", "rms"]),
         "positions": st.sampled_from(["sinusoidal", "learned"]),
         "activation": st.sampled_from(["relu", "gelu"]),
+        "dtype": dtypes,
     }
 )
+lengths = st.lists(st.integers(1, 5), min_size=1, max_size=3)    # one for each source of a batch
+
+
+def assert_near(found, expected):
+    "Equal but for rounding, in the precision of what was found (a tensor, or pairs and lists of them)."
+    first = found
+    while not isinstance(first, torch.Tensor):
+        first = first[0]
+    assert_close(found, expected, atol=TOLERANCE[first.dtype], rtol=TOLERANCE[first.dtype])
 
 
 def config(**changes):
@@ -29,11 +47,11 @@ def config(**changes):
     return StackConfig(**plain | changes)
 
 
-def seeded(make, seed=0):
-    "What `make()` gives, in double precision and eval mode, its biases and norms moved off 0 and 1."
+def seeded(make, seed=0, dtype=torch.float64):
+    "What `make()` gives, in this precision and eval mode, its biases and norms moved off 0 and 1."
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module = make().double().eval()
+        module = make().to(dtype).eval()
         with torch.no_grad():
             for p in module.parameters():
                 if p.dim() == 1:
@@ -41,24 +59,29 @@ def seeded(make, seed=0):
     return module
 
 
-def decoder(seed=0, **changes):
-    return seeded(lambda: Decoder(config(**changes)), seed)
+def decoder(seed=0, dtype=torch.float64, **changes):
+    return seeded(lambda: Decoder(config(**changes)), seed, dtype)
 
 
-def encoder(seed=0, **changes):
-    return seeded(lambda: Encoder(config(**changes)), seed)
+def encoder(seed=0, dtype=torch.float64, **changes):
+    return seeded(lambda: Encoder(config(**changes)), seed, dtype)
 
 
-def model(seed=0, *, tied=False, kind=EncoderDecoder, end_bias=0.0, **changes):
+def model(seed=0, dtype=torch.float64, *, tied=False, kind=EncoderDecoder, end_bias=0.0, **changes):
     "Encoder and decoder of one shape; `end_bias` makes the end symbol come sooner."
-    made = seeded(lambda: kind(config(**changes), config(**changes), tied=tied), seed)
+    made = seeded(lambda: kind(config(**changes), config(**changes), tied=tied), seed, dtype)
     with torch.no_grad():
         made.projection.bias[END] += end_bias
     return made
 
 
-def noise(*shape, seed=0):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+def noise(*shape, seed=0, dtype=torch.float64):
+    return torch.randn(*shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def memory_for(dec, batch, length, seed=0):
+    "Noise of the decoder's width, in its precision."
+    return noise(batch, length, dec.config.d_model, seed=seed, dtype=dec.embedding.tokens.weight.dtype)
 
 
 def ids(batch, length, seed=0, vocab_size=VOCAB):
@@ -66,6 +89,32 @@ def ids(batch, length, seed=0, vocab_size=VOCAB):
     return torch.randint(3, vocab_size, (batch, length), generator=torch.Generator().manual_seed(seed))
 
 
-def mask(*lengths):
-    "True where a row of this length is real, padding on the right."
-    return torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+def other_token(tokens, place):
+    "The same tokens but for one, at `place`."
+    changed = tokens.clone()
+    changed[:, place] = 3 + (changed[:, place] - 2) % (VOCAB - 3)
+    assert not torch.equal(changed, tokens)
+    return changed
+
+
+def mask(*lengths, width=0):
+    "True where a row of this length is real, padding on the right, at least `width` columns."
+    return torch.arange(max(*lengths, width)) < torch.tensor(lengths)[:, None]
+
+
+def some_visible(*shape, seed=0):
+    "A random mask, every row of which has something to see."
+    seen = noise(*shape, seed=seed + 1) > 0
+    seen[..., 0] |= ~seen.any(-1)
+    return seen
+
+
+def permutation(n, seed):
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+
+
+def passes(module):
+    "The shapes of what `module` is called with, as they come."
+    seen = []
+    module.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+    return seen

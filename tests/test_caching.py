@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small import decoder, few, ids, mask, model, noise, seeds, shapes
+from small import assert_near, decoder, few, ids, lengths, mask, memory_for, model, noise, seeds, shapes, some_visible
 from torch.testing import assert_close
 
 from annotated_decoder.caching import Cache
@@ -13,35 +13,36 @@ from annotated_decoder.generation import generate_steps
 chunkings = st.lists(st.integers(1, 4), min_size=1, max_size=5).filter(lambda sizes: sum(sizes) <= 12)
 
 
-@given(seeds, shapes, chunkings)
-def test_reading_in_any_chunks_is_reading_all(seed, shape, chunks):
-    dec, cache, real = decoder(seed, **shape), Cache(), mask(4, 2)
-    tokens, memory = ids(2, sum(chunks), seed), noise(2, 4, 8, seed=seed)
+@given(seeds, shapes, chunkings, st.integers(1, 3), st.integers(1, 5))
+def test_reading_in_any_chunks_is_reading_all(seed, shape, chunks, batch, source):
+    dec, cache = decoder(seed, **shape), Cache()
+    tokens, memory = ids(batch, sum(chunks), seed), memory_for(dec, batch, source, seed)
+    real = some_visible(batch, source, seed=seed)
     parts = [dec(chunk, memory, real, cache) for chunk in tokens.split(chunks, 1)]
-    assert_close(torch.cat(parts, 1), dec(tokens, memory, real))
+    assert_near(torch.cat(parts, 1), dec(tokens, memory, real))
     assert cache.length == sum(chunks)
 
 
 @few
-@given(seeds, shapes)
-def test_the_loop_gives_the_same_steps_with_a_cache(seed, shape):
-    made, source, real = model(seed, end_bias=1.0, **shape), ids(3, 5, seed), mask(5, 3, 2)
+@given(seeds, shapes, lengths)
+def test_the_loop_gives_the_same_steps_with_a_cache(seed, shape, sources):
+    made, source, real = model(seed, end_bias=1.0, **shape), ids(len(sources), max(sources), seed), mask(*sources)
     plain, cached = (list(generate_steps(made, source, real, cache=c)) for c in (None, Cache()))
     assert len(plain) == len(cached)
     for a, b in zip(plain, cached, strict=True):
         assert torch.equal(a.tokens, b.tokens)
-        assert_close(a.logits, b.logits)
+        assert_near(a.logits, b.logits)
 
 
-@given(seeds, shapes, st.lists(st.integers(0, 2), min_size=3, max_size=3))
-def test_after_a_reorder_each_row_goes_on_from_the_row_it_took(seed, shape, rows):
-    dec, cache, rows = decoder(seed, **shape), Cache(), torch.tensor(rows)
-    memory = noise(1, 4, 8, seed=seed).expand(3, 4, 8)
-    past, new = ids(3, 4, seed), ids(3, 2, seed + 1)
+@given(seeds, shapes, st.lists(st.integers(0, 11), min_size=1, max_size=4), st.integers(1, 6), st.integers(1, 6))
+def test_after_a_reorder_each_row_goes_on_from_the_row_it_took(seed, shape, rows, n_past, n_new):
+    dec, cache, batch = decoder(seed, **shape), Cache(), len(rows)
+    rows, memory = torch.tensor(rows) % batch, memory_for(dec, 1, 4, seed).expand(batch, -1, -1)
+    past, new = ids(batch, n_past, seed), ids(batch, n_new, seed + 1)
     dec(past, memory, cache=cache)
     cache.reorder(rows)
-    expected = dec(torch.cat([past[rows], new], 1), memory)[:, 4:]
-    assert_close(dec(new, memory, cache=cache), expected)
+    expected = dec(torch.cat([past[rows], new], 1), memory)[:, n_past:]
+    assert_near(dec(new, memory, cache=cache), expected)
 
 
 def test_a_reorder_leaves_the_memory_with_its_row():
@@ -74,6 +75,20 @@ def test_two_decodes_with_two_caches_do_not_meet():
     dec(tokens[:, :3], memory, cache=first)
     dec(ids(1, 5, seed=9), memory + 1, cache=second)
     assert_close(dec(tokens[:, 3:], memory, cache=first), dec(tokens, memory)[:, 3:])
+
+
+@pytest.mark.parametrize("n_past", [0, 3])
+def test_a_decode_that_broke_off_cannot_go_on(n_past):
+    dec, cache, memory = decoder(), Cache(), noise(1, 4, 8)
+    if n_past:
+        dec(ids(1, n_past), memory, cache=cache)
+    breaks = dec.layers[1].register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        dec(ids(1, 2), memory, cache=cache)
+    breaks.remove()
+    message = f"layer 0 has keys of {n_past + 2} tokens, the decoder has read {n_past}; make a new cache"
+    with pytest.raises(ValueError, match=message):
+        dec(ids(1, 2), memory, cache=cache)
 
 
 def test_bytes_count_keys_and_values_of_tokens_and_memory():

@@ -54,7 +54,8 @@ def test_bad_lines_are_named_and_the_others_answered(run, from_stdin):
     assert status != 0
     assert out == lines("cat", "decoder", "zoo")
     complaints = err.splitlines()
-    assert [line.split(":")[0] for line in complaints] == ["word 2", "word 4", "word 5"]
+    kind = "line" if from_stdin else "word"
+    assert [line.split(":")[0] for line in complaints] == [f"{kind} 2", f"{kind} 4", f"{kind} 5"]
     assert "'naïve'" in complaints[0] and "empty" in complaints[1] and "48 letters" in complaints[2]
 
 
@@ -80,10 +81,29 @@ def test_steps_of_a_bad_word_are_refused_too(run):
     assert err.count("\n") == 1 and err.startswith("word 1: 'x1'")
 
 
-def test_an_unknown_layer_is_one_line_and_no_traceback(run):
-    status, out, err = run("pronounce", "--steps", "--layer", "7", "cat")
-    assert status == 2 and "\t" not in out
-    assert err == "annotated-decoder: attention_layer is 7; the decoder has layers 0 to 2\n"
+REFUSED = {    # the arguments, the one line on standard error
+    "a layer too high": ("pronounce --steps --layer 3 cat", "--layer is 3; the decoder has layers 0 to 2"),
+    "a layer below 0": ("pronounce --steps --layer -1 cat", "--layer is -1; the decoder has layers 0 to 2"),
+    "a layer and no steps": ("pronounce --layer 0 cat", "--layer says what --steps shows; give both, or neither"),
+    "scores and no model": ("evaluate --store", "--store writes into a model's file; name it with --model"),
+    "no name of a model": ("evaluate --model=", "No such file"),
+    "a directory to write": ("train --out .", "'.' is there and is no file; give the name of a file"),
+    "a link to itself": ("train --out loop", "'loop' is there and is no file; give the name of a file"),
+    "no epochs": ("train --out m --epochs 0", "epochs is 0; it must be at least 1"),
+}
+
+
+@pytest.mark.parametrize("arguments, why", REFUSED.values(), ids=REFUSED)
+def test_a_request_that_cannot_be_met_is_one_line_before_any_work(run, monkeypatch, tmp_path, arguments, why):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    monkeypatch.setattr(cli, "read_cmudict", lambda: {})
+    for name in ("train_pronouncer", "split_of", "steps"):
+        monkeypatch.setattr(cli, name, lambda *args: pytest.fail("the work has begun"))
+    status, out, err = run(*arguments.split())
+    assert (status, out) == (2, "")
+    assert err.startswith("annotated-decoder: ") and why in err and err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["loop"]
 
 
 def test_a_missing_model_is_one_line_and_no_traceback(run, tmp_path):

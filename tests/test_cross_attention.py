@@ -3,27 +3,31 @@
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small import decoder, ids, mask, noise, seeded, seeds, shapes
+from small import assert_near, decoder, ids, lengths, mask, memory_for, noise, permutation, seeded, seeds, shapes
+from small import some_visible as some_real
 from torch.testing import assert_close
 
 from annotated_decoder.attention import MultiHeadAttention
 from annotated_decoder.caching import Cache
 from annotated_decoder.cross_attention import cross_mask, memory_keys_values
 
+sizes = st.integers(1, 5)
+
 
 def filled(memory, real, value):
     return torch.where(real[..., None], memory, value)
 
 
-def test_the_mask_serves_all_heads_and_queries():
-    real = mask(3, 2)
+@given(lengths)
+def test_the_mask_serves_all_heads_and_queries(sources):
+    real = mask(*sources)
     assert cross_mask(None) is None
-    assert torch.equal(cross_mask(real).expand(2, 4, 5, 3)[:, 3, 4], real)
+    assert torch.equal(cross_mask(real).expand(-1, 4, 5, -1)[:, 3, 4], real)
 
 
-@given(seeds, shapes, st.sampled_from([torch.nan, torch.inf, -1e30, 7.0]))
-def test_padding_changes_neither_output_nor_gradients(seed, shape, value):
-    dec, tokens, real = decoder(seed, **shape), ids(2, 4, seed), mask(5, 2)
+@given(seeds, shapes, sizes, sizes, sizes, st.sampled_from([torch.nan, torch.inf, -1e30, 7.0]))
+def test_padding_changes_neither_output_nor_gradients(seed, shape, batch, target, source, value):
+    dec, tokens, real = decoder(seed, **shape), ids(batch, target, seed), some_real(batch, source, seed=seed)
 
     def outcome(memory):
         memory = memory.clone().requires_grad_()
@@ -32,17 +36,19 @@ def test_padding_changes_neither_output_nor_gradients(seed, shape, value):
         out.square().sum().backward()
         return out, memory.grad, [p.grad.clone() for p in dec.parameters()]
 
-    memory = noise(2, 5, 8, seed=seed)
+    memory = memory_for(dec, batch, source, seed)
     out, memory_grad, grads = outcome(memory)
     assert torch.all(memory_grad[~real] == 0) and torch.all(memory_grad[real] != 0)
-    assert_close(outcome(filled(memory, real, value)), (out, memory_grad, grads))
+    assert_near(outcome(filled(memory, real, value)), (out, memory_grad, grads))
 
 
-@given(seeds, shapes, st.integers(1, 4))
-def test_more_padding_changes_nothing(seed, shape, extra):
-    dec, tokens, memory = decoder(seed, **shape), ids(2, 4, seed), noise(2, 5, 8, seed=seed)
-    longer = torch.cat([memory, noise(2, extra, 8, seed=seed + 1)], 1)
-    assert_close(dec(tokens, longer, mask(5, 2, 5 + extra)[:2]), dec(tokens, memory, mask(5, 2)))
+@given(seeds, shapes, lengths, sizes, sizes)
+def test_more_padding_changes_nothing(seed, shape, sources, target, extra):
+    dec, tokens, source = decoder(seed, **shape), ids(len(sources), target, seed), max(sources)
+    memory = memory_for(dec, len(sources), source, seed)
+    longer = torch.cat([memory, memory_for(dec, len(sources), extra, seed + 1)], 1)
+    real = mask(*sources, width=source + extra)
+    assert_near(dec(tokens, longer, real), dec(tokens, memory, real[:, :source]))
 
 
 def test_hidden_columns_would_matter_if_they_were_seen():
@@ -50,11 +56,11 @@ def test_hidden_columns_would_matter_if_they_were_seen():
     assert not torch.allclose(dec(tokens, memory, mask(5, 2))[1], dec(tokens, memory)[1])
 
 
-@given(seeds, shapes)
-def test_the_memory_may_stand_in_any_order_with_its_mask(seed, shape):
-    dec, tokens, memory, real = decoder(seed, **shape), ids(2, 4, seed), noise(2, 5, 8, seed=seed), mask(5, 3)
-    order = torch.randperm(5, generator=torch.Generator().manual_seed(seed))
-    assert_close(dec(tokens, memory[:, order], real[:, order]), dec(tokens, memory, real))
+@given(seeds, shapes, sizes, sizes, sizes)
+def test_the_memory_may_stand_in_any_order_with_its_mask(seed, shape, batch, target, source):
+    dec, tokens, real = decoder(seed, **shape), ids(batch, target, seed), some_real(batch, source, seed=seed)
+    memory, order = memory_for(dec, batch, source, seed), permutation(source, seed)
+    assert_near(dec(tokens, memory[:, order], real[:, order]), dec(tokens, memory, real))
 
 
 def test_keys_and_values_come_from_the_memory_and_not_from_the_tokens():

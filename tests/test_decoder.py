@@ -6,34 +6,41 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small import config, decoder, ids, mask, noise, seeded, seeds, shapes
+from small import (
+    assert_near,
+    config,
+    decoder,
+    ids,
+    lengths,
+    mask,
+    memory_for,
+    noise,
+    other_token,
+    seeded,
+    seeds,
+    shapes,
+    some_visible,
+)
 from torch import nn
 from torch.testing import assert_close
-from torch_layers import decoder_layer_state
+from torch_layers import decoder_layer_state, torch_layer, torch_shapes
 
 from annotated_decoder.attention import causal_mask
 from annotated_decoder.decoder import Decoder, DecoderLayer, FeedForward, StackConfig
 
-orders = st.booleans()
-activations = st.sampled_from(["relu", "gelu"])
-
-
-def other_token(tokens, place):
-    "The same tokens but for one, at `place`."
-    changed = tokens.clone()
-    changed[:, place] = 3 + (changed[:, place] - 2) % 8
-    assert not torch.equal(changed, tokens)
-    return changed
+sizes = st.integers(1, 5)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
-@given(seeds, shapes, st.integers(0, 5), st.booleans())
-def test_a_token_changes_its_own_and_later_outputs_only(dropout, seed, shape, place, training):
-    dec, tokens, memory = decoder(seed, dropout=dropout, **shape).train(training), ids(2, 6, seed), noise(2, 4, 8)
+@given(seeds, shapes, sizes, st.integers(1, 8), st.integers(0, 7), st.booleans())
+def test_a_token_changes_its_own_and_later_outputs_only(dropout, seed, shape, batch, target, place, training):
+    dec, tokens, place = decoder(seed, dropout=dropout, **shape), ids(batch, target, seed), place % target
+    memory, real = memory_for(dec, batch, 4, seed), some_visible(batch, 4, seed=seed)
+    dec.train(training)
 
     def run(tokens):
         torch.manual_seed(seed)
-        return dec(tokens, memory)
+        return dec(tokens, memory, real)
 
     differs = run(tokens) != run(other_token(tokens, place))
     assert not differs[:, :place].any()
@@ -41,10 +48,20 @@ def test_a_token_changes_its_own_and_later_outputs_only(dropout, seed, shape, pl
         assert differs[:, place:].any(-1).all()
 
 
-@given(seeds, shapes)
-def test_without_dropout_training_changes_nothing(seed, shape):
-    dec, tokens, memory = decoder(seed, **shape), ids(2, 5, seed), noise(2, 4, 8, seed=seed)
-    assert torch.equal(dec.train()(tokens, memory), dec.eval()(tokens, memory))
+@given(seeds, shapes, lengths, sizes)
+def test_without_dropout_training_changes_nothing(seed, shape, sources, target):
+    dec, tokens = decoder(seed, **shape), ids(len(sources), target, seed)
+    memory, real = memory_for(dec, len(sources), max(sources), seed), mask(*sources)
+    assert torch.equal(dec.train()(tokens, memory, real), dec.eval()(tokens, memory, real))
+
+
+@given(seeds, shapes, lengths, sizes)
+def test_a_batch_is_its_rows_one_by_one(seed, shape, sources, target):
+    dec, tokens = decoder(seed, **shape), ids(len(sources), target, seed)
+    memory = memory_for(dec, len(sources), max(sources), seed)
+    together = dec(tokens, memory, mask(*sources))
+    for i, length in enumerate(sources):
+        assert_near(together[i : i + 1], dec(tokens[i : i + 1], memory[i : i + 1, :length]))
 
 
 def test_dropout_is_random_in_training_and_absent_in_evaluation():
@@ -56,31 +73,31 @@ def test_dropout_is_random_in_training_and_absent_in_evaluation():
     assert not torch.equal(dec(tokens, memory), dec(tokens, memory))
 
 
-@given(seeds, orders, activations)
-def test_a_layer_agrees_with_torch(seed, pre_norm, activation):
-    ours = seeded(lambda: DecoderLayer(config(pre_norm=pre_norm, activation=activation)), seed)
-    theirs = nn.TransformerDecoderLayer(
-        8, 2, 16, 0.0, activation, batch_first=True, norm_first=pre_norm, dtype=torch.float64
-    )
-    theirs.load_state_dict(decoder_layer_state(ours))
-    x, memory, real = noise(2, 5, 8, seed=seed), noise(2, 4, 8, seed=seed + 1), mask(4, 2)
-    expected = theirs(x, memory, tgt_mask=~causal_mask(5, 5), memory_key_padding_mask=~real)
-    assert_close(ours(x, memory, real), expected)
+@given(seeds, torch_shapes, sizes, sizes, sizes)
+def test_a_layer_agrees_with_torch(seed, shape, batch, target, source):
+    dec = decoder(seed, **shape)
+    theirs = torch_layer(nn.TransformerDecoderLayer, dec.config, shape["dtype"])
+    theirs.load_state_dict(decoder_layer_state(dec.layers[0]))
+    x, memory = memory_for(dec, batch, target, seed), memory_for(dec, batch, source, seed + 1)
+    real = some_visible(batch, source, seed=seed)
+    expected = theirs(x, memory, tgt_mask=~causal_mask(target, target), memory_key_padding_mask=~real)
+    assert_near(dec.layers[0](x, memory, real), expected)
 
 
-@given(seeds, orders, activations)
-def test_a_stack_agrees_with_torch(seed, pre_norm, activation):
-    ours = decoder(seed, pre_norm=pre_norm, activation=activation)
-    layer = nn.TransformerDecoderLayer(8, 2, 16, 0.0, activation, batch_first=True, norm_first=pre_norm)
-    theirs = nn.TransformerDecoder(layer, 2, nn.LayerNorm(8) if pre_norm else None).double()
+@given(seeds, torch_shapes, sizes, sizes, sizes)
+def test_a_stack_agrees_with_torch(seed, shape, batch, target, source):
+    ours = decoder(seed, **shape)
+    layer = torch_layer(nn.TransformerDecoderLayer, ours.config, shape["dtype"])
+    norm = nn.LayerNorm(ours.config.d_model, dtype=shape["dtype"]) if shape["pre_norm"] else None
+    theirs = nn.TransformerDecoder(layer, shape["n_layers"], norm)
     for mine, its in zip(ours.layers, theirs.layers, strict=True):
         its.load_state_dict(decoder_layer_state(mine))
-    if pre_norm:
-        theirs.norm.load_state_dict(ours.final_norm.state_dict())
-    tokens, memory, real = ids(2, 5, seed), noise(2, 4, 8, seed=seed), mask(4, 3)
-    x = ours.embedding(tokens)
-    expected = theirs(x, memory, tgt_mask=~causal_mask(5, 5), memory_key_padding_mask=~real)
-    assert_close(ours(tokens, memory, real), expected)
+    if norm:
+        norm.load_state_dict(ours.final_norm.state_dict())
+    tokens, memory = ids(batch, target, seed), memory_for(ours, batch, source, seed)
+    x, real = ours.embedding(tokens), some_visible(batch, source, seed=seed)
+    expected = theirs(x, memory, tgt_mask=~causal_mask(target, target), memory_key_padding_mask=~real)
+    assert_near(ours(tokens, memory, real), expected)
 
 
 @pytest.mark.parametrize("pre_norm", [True, False])
@@ -118,10 +135,12 @@ def test_the_last_norm_is_pre_norms_alone_and_the_other_names_are_shared():
     assert names[False] < names[True]
 
 
-def test_feed_forward_treats_every_position_by_itself():
-    ffn, x = seeded(lambda: FeedForward(8, 16)), noise(2, 5, 8)
-    alone = [ffn(x[:, i : i + 1]) for i in range(5)]
-    assert_close(ffn(x), torch.cat(alone, 1))
+@given(seeds, shapes, sizes, sizes)
+def test_feed_forward_treats_every_position_by_itself(seed, shape, batch, length):
+    dec = decoder(seed, **shape)
+    ffn, x = dec.layers[0].ffn, memory_for(dec, batch, length, seed)
+    alone = [ffn(x[:, i : i + 1]) for i in range(length)]
+    assert_near(ffn(x), torch.cat(alone, 1))
 
 
 def test_feed_forward_is_not_linear():
@@ -132,9 +151,11 @@ def test_feed_forward_is_not_linear():
 @pytest.mark.parametrize(
     "field, value, message",
     [
-        ("n_layers", 0, "n_layers is 0; it must be at least 1"),
+        ("n_layers", 0, "n_layers is 0; it must be a whole number of at least 1"),
         ("vocab_size", -3, "vocab_size is -3"),
         ("dropout", 1.0, "dropout is 1.0; it must be at least 0 and below 1"),
+        ("n_heads", 3, "3 heads do not divide d_model = 8; give head_dim, or others"),
+        ("d_model", 7, "sinusoids come in pairs, so d_model = 7 must be even, or positions learned"),
         ("head_dim", 0, "head_dim is 0; it must be at least 1, or None"),
         ("end_id", 11, "end_id is 11; the vocabulary has ids 0 to 10"),
         ("pad_id", -1, "pad_id is -1; the vocabulary has ids 0 to 10"),
@@ -145,7 +166,7 @@ def test_feed_forward_is_not_linear():
 )
 def test_a_shape_that_cannot_work_is_refused(field, value, message):
     with pytest.raises(ValueError, match=message):
-        config(**{field: value})
+        config(**{"head_dim": 4, field: value} if field == "d_model" else {field: value})
 
 
 def test_a_shape_cannot_change():

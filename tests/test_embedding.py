@@ -6,20 +6,21 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small import ids, seeded, seeds
+from small import assert_near, dtypes, ids, seeded, seeds
 from torch.testing import assert_close
 
 from annotated_decoder.embedding import Embedding, sinusoids
 
 kinds = st.sampled_from(["sinusoidal", "learned"])
+widths = st.sampled_from([2, 6, 16])
 
 
-@given(st.integers(0, 60), st.integers(0, 3))
-def test_sinusoids_are_the_formula(position, pair):
-    row = sinusoids(61, 8)[position].double()
-    angle = position / 10000 ** (2 * pair / 8)
-    expected = torch.tensor([math.sin(angle), math.cos(angle)], dtype=torch.float64)
-    assert_close(row[2 * pair : 2 * pair + 2], expected, atol=1e-6, rtol=0)
+@given(st.integers(0, 60), st.integers(1, 8))
+def test_sinusoids_are_the_formula(position, pairs):
+    row = sinusoids(61, 2 * pairs)[position].double()
+    angles = [position / 10000 ** (pair / pairs) for pair in range(pairs)]
+    expected = torch.tensor([f(angle) for angle in angles for f in (math.sin, math.cos)], dtype=torch.float64)
+    assert_close(row, expected, atol=1e-6, rtol=0)
 
 
 def test_the_product_of_two_positions_depends_on_their_distance_only():
@@ -40,16 +41,16 @@ def test_an_odd_width_is_refused():
         sinusoids(4, 7)
 
 
-@given(seeds, kinds)
-def test_a_vector_is_scaled_row_plus_position(seed, kind):
-    embedding, tokens = seeded(lambda: Embedding(11, 16, 9, kind), seed), ids(2, 5, seed)
-    expected = 4.0 * embedding.tokens.weight[tokens] + embedding.positions[:5]
-    assert_close(embedding(tokens), expected)
+@given(seeds, dtypes, kinds, widths, st.integers(1, 9))
+def test_a_vector_is_scaled_row_plus_position(seed, dtype, kind, d_model, length):
+    embedding, tokens = seeded(lambda: Embedding(11, d_model, 9, kind), seed, dtype), ids(2, length, seed)
+    expected = d_model**0.5 * embedding.tokens.weight[tokens] + embedding.positions[:length]
+    assert_near(embedding(tokens), expected)
 
 
-@given(seeds, kinds, st.integers(0, 5))
-def test_reading_on_from_a_position_is_reading_all(seed, kind, start):
-    embedding, tokens = seeded(lambda: Embedding(11, 8, 9, kind), seed), ids(2, 6, seed)
+@given(seeds, dtypes, kinds, widths, st.integers(0, 5))
+def test_reading_on_from_a_position_is_reading_all(seed, dtype, kind, d_model, start):
+    embedding, tokens = seeded(lambda: Embedding(11, d_model, 9, kind), seed, dtype), ids(2, 6, seed)
     assert torch.equal(embedding(tokens[:, start:], start=start), embedding(tokens)[:, start:])
 
 

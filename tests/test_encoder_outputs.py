@@ -29,6 +29,13 @@ def test_decode_stops_at_the_first_end_and_skips_padding_and_start():
     assert LETTERS.decode([START, 4, PAD, 5, END, 6, END]) == ["b", "e"]
 
 
+@pytest.mark.parametrize("unknown", [-1, 8])
+def test_an_unknown_id_is_named_with_those_known(unknown):
+    with pytest.raises(ValueError, match=f"id {unknown} is not in this vocabulary; it has 0 to 7"):
+        LETTERS.decode([4, unknown])
+    assert LETTERS.decode([4, END, unknown]) == ["b"]
+
+
 def test_unknown_symbols_are_named_with_those_known():
     with pytest.raises(ValueError, match=r"\['!', 'x'\].*a b e r z"):
         LETTERS.encode("braxe!")
@@ -52,3 +59,8 @@ def test_padding_keeps_every_row_and_marks_exactly_the_rest(rows, pad_id):
         assert found[is_real].tolist() == row
         assert is_real.tolist() == sorted(is_real.tolist(), reverse=True)
         assert torch.all(found[~is_real] == pad_id)
+
+
+def test_no_sequence_is_refused():
+    with pytest.raises(ValueError, match="no sequence to pad; give at least one"):
+        pad([])

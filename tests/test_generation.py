@@ -1,17 +1,19 @@
 """The loop says one token a pass, stops at the end symbol or the limit, and refuses what it cannot serve."""
 
+import re
 from dataclasses import FrozenInstanceError
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small import config, few, ids, mask, model, seeds, shapes
+from small import assert_near, config, few, ids, lengths, mask, model, passes, seeds, shapes
 from torch.testing import assert_close
 
 from annotated_decoder.caching import Cache
 from annotated_decoder.encoder_outputs import END, PAD, START
 from annotated_decoder.generation import EncoderDecoder, generate, generate_steps, greedy
+from annotated_decoder.strategies import beam_search
 
 caches = st.sampled_from([lambda: None, Cache])
 
@@ -21,38 +23,33 @@ def until_end(row):
     return row[: row.index(END) + 1] if END in row else row
 
 
-def passes(module):
-    "The shapes of what `module` is called with, as they come."
-    seen = []
-    module.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
-    return seen
-
-
 @few
-@given(seeds, shapes, caches)
-def test_a_batch_is_its_rows_one_by_one(seed, shape, make_cache):
-    made, source, lengths = model(seed, end_bias=1.0, **shape), ids(4, 5, seed), (5, 3, 1, 4)
-    together = generate(made, source, mask(*lengths), cache=make_cache())
-    for row, length in enumerate(lengths):
+@given(seeds, shapes, lengths, caches)
+def test_a_batch_is_its_rows_one_by_one(seed, shape, sources, make_cache):
+    made, real = model(seed, end_bias=1.0, **shape), mask(*sources, width=6)
+    source = ids(*real.shape, seed)
+    together = generate(made, source, real, cache=make_cache())
+    for row, length in enumerate(sources):
         alone = generate(made, source[row : row + 1, :length], cache=make_cache())[0]
         assert until_end(together[row]) == alone.tolist()
 
 
 @few
-@given(seeds, shapes, caches)
-def test_step_by_step_is_teacher_forcing_on_its_own_output(seed, shape, make_cache):
-    made, source, real = model(seed, end_bias=1.0, **shape), ids(2, 4, seed), mask(4, 2)
+@given(seeds, shapes, lengths, caches)
+def test_step_by_step_is_teacher_forcing_on_its_own_output(seed, shape, sources, make_cache):
+    made, real = model(seed, end_bias=1.0, **shape), mask(*sources)
+    source = ids(*real.shape, seed)
     found = list(generate_steps(made, source, real, cache=make_cache()))
     tokens = torch.stack([step.tokens for step in found], 1)
-    fed = torch.cat([torch.full((2, 1), START), tokens[:, :-1]], 1)
+    fed = torch.cat([torch.full((len(sources), 1), START), tokens[:, :-1]], 1)
     for step in found:
-        assert_close(step.logits, made(source, fed, real)[:, step.position])
+        assert_near(step.logits, made(source, fed, real)[:, step.position])
 
 
-@given(seeds, caches)
-def test_a_finished_row_is_padded_and_the_loop_ends_with_the_last(seed, make_cache):
-    made = model(seed, end_bias=2.0)
-    found = list(generate_steps(made, ids(4, 5, seed), cache=make_cache()))
+@given(seeds, shapes, lengths, caches)
+def test_a_finished_row_is_padded_and_the_loop_ends_with_the_last(seed, shape, sources, make_cache):
+    made, real = model(seed, end_bias=2.0, **shape), mask(*sources)
+    found = list(generate_steps(made, ids(*real.shape, seed), real, cache=make_cache()))
     tokens = torch.stack([step.tokens for step in found], 1)
     assert [step.position for step in found] == list(range(len(found)))
     assert all(not step.finished.all() for step in found[:-1])
@@ -92,11 +89,13 @@ def test_with_a_cache_only_the_newest_token_is_computed():
     assert passed == [(2, 1)] * 12
 
 
-def test_the_chosen_token_is_the_one_fed_back():
-    made, source = model(end_bias=-1e9), ids(2, 4)
-    found = list(generate_steps(made, source, choose=lambda logits: logits.argmin(-1), max_steps=4))
+@given(seeds, shapes, caches)
+def test_the_chosen_token_is_the_one_fed_back(seed, shape, make_cache):
+    made, source = model(seed, end_bias=100.0, **shape), ids(2, 4, seed)    # the end symbol is the last to be chosen
+    loop = generate_steps(made, source, choose=lambda logits: logits.argmin(-1), max_steps=4, cache=make_cache())
+    found = list(loop)
     fed = torch.stack([torch.full((2,), START), *(step.tokens for step in found[:-1])], 1)
-    assert_close(found[-1].logits, made(source, fed)[:, -1])
+    assert_near(found[3].logits, made(source, fed)[:, 3])
     assert all(torch.equal(step.tokens, step.logits.argmin(-1)) for step in found)
 
 
@@ -108,9 +107,13 @@ def test_a_step_is_a_frozen_record_with_probabilities():
 
 
 def test_the_loop_keeps_no_graph_and_gives_the_grad_mode_back():
-    for step in generate_steps(model(), ids(2, 4), max_steps=2):
+    made, modes = model(), []
+    for stack in (made.encoder, made.decoder):
+        stack.register_forward_hook(lambda *_: modes.append(torch.is_grad_enabled()))
+    for step in generate_steps(made, ids(2, 4), max_steps=2):
         assert torch.is_grad_enabled()
         assert not step.logits.requires_grad
+    assert modes == [False] * 3    # the source once, the tokens twice
 
 
 def test_greedy_takes_the_lowest_of_equals():
@@ -122,9 +125,12 @@ def test_a_model_in_training_mode_is_refused():
         generate(model().train(), ids(1, 3))
 
 
-def test_a_source_of_padding_only_is_refused_by_its_row():
-    with pytest.raises(ValueError, match=r"rows \[1, 3\] are fully masked.*leave them out"):
-        generate(model(), ids(4, 3), mask(3, 0, 1, 0))
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=5).filter(lambda sources: 0 in sources))
+def test_a_source_of_padding_only_is_refused_by_its_row(sources):
+    rows = [row for row, length in enumerate(sources) if not length]
+    for serve in (generate, beam_search):
+        with pytest.raises(ValueError, match=re.escape(f"rows {rows} are fully masked") + ".*leave them out"):
+            serve(model(), ids(len(sources), 3), mask(*sources, width=3))
 
 
 def test_a_used_cache_is_refused():

@@ -3,34 +3,36 @@
 import pytest
 import torch
 from hypothesis import given
-from small import decoder, ids, mask, noise, seeds, shapes
-from torch.testing import assert_close
+from hypothesis import strategies as st
+from small import assert_near, decoder, ids, lengths, mask, memory_for, noise, seeds, shapes
 
 from annotated_decoder.caching import Cache
 from annotated_decoder.looking_inside import record_attention
 
 
-@given(seeds, shapes)
-def test_recorded_weights_times_values_are_what_the_module_gave(seed, shape):
-    dec, real = decoder(seed, **shape), mask(4, 2)
-    attn, given_out = dec.layers[1].cross_attn, []
+@given(seeds, shapes, lengths, st.integers(1, 5))
+def test_recorded_weights_times_values_are_what_the_module_gave(seed, shape, sources, target):
+    dec, real = decoder(seed, **shape), mask(*sources, width=6)
+    attn, given_out = dec.layers[-1].cross_attn, []
     attn.register_forward_hook(lambda _, inputs, out: given_out.append((inputs[2], out)))
     with record_attention(attn) as [*none]:
         assert none == []
     with record_attention(attn) as recorded:
-        dec(ids(2, 5, seed), noise(2, 4, 8, seed=seed), real)
+        dec(ids(len(sources), target, seed), memory_for(dec, *real.shape, seed), real)
     [weights], [(v, out)] = recorded, given_out
-    assert weights.shape == (2, 2, 5, 4)
-    assert_close(weights.sum(-1), torch.ones(2, 2, 5, dtype=torch.float64))
-    assert torch.all(weights[1, ..., 2:] == 0)
-    assert_close(attn.out_proj((weights @ v).transpose(1, 2).flatten(2)), out)
+    assert weights.shape == (len(sources), shape["n_heads"], target, 6)
+    assert_near(weights.sum(-1), torch.ones_like(weights[..., 0]))
+    assert not weights.requires_grad
+    assert torch.equal(weights > 0, real[:, None, None].expand_as(weights))
+    assert_near(attn.out_proj((weights @ v).transpose(1, 2).flatten(2)), out)
 
 
-def test_self_attention_is_seen_as_causal():
-    dec = decoder()
+@given(seeds, shapes, st.integers(1, 6))
+def test_self_attention_is_seen_as_causal(seed, shape, target):
+    dec = decoder(seed, **shape)
     with record_attention(dec.layers[0].self_attn) as recorded:
-        dec(ids(1, 5), noise(1, 4, 8))
-    assert torch.equal(recorded[0] > 0, torch.ones(5, 5).tril().bool().expand(1, 2, 5, 5))
+        dec(ids(2, target, seed), memory_for(dec, 2, 4, seed))
+    assert torch.equal(recorded[0] > 0, torch.ones_like(recorded[0]).tril().bool())
 
 
 def test_every_call_inside_is_recorded_and_none_after():

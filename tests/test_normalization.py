@@ -3,7 +3,7 @@
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small import noise, seeded, seeds
+from small import assert_near, dtypes, noise, seeded, seeds
 from torch import nn
 from torch.nn.functional import layer_norm, rms_norm
 from torch.testing import assert_close
@@ -13,18 +13,16 @@ from annotated_decoder.normalization import LayerNorm, Residual, RMSNorm
 widths = st.integers(2, 9)
 
 
-@given(widths, seeds)
-def test_layer_norm_agrees_with_torch(width, seed):
-    norm, x = seeded(lambda: LayerNorm(width), seed), noise(2, 3, width, seed=seed)
-    assert_close(norm(x), layer_norm(x, (width,), norm.weight, norm.bias, norm.eps))
-    assert_close(norm(1e-3 * x), layer_norm(1e-3 * x, (width,), norm.weight, norm.bias, norm.eps))
+@given(widths, seeds, dtypes, st.sampled_from([1.0, 1e-3]))
+def test_layer_norm_agrees_with_torch(width, seed, dtype, scale):
+    norm, x = seeded(lambda: LayerNorm(width), seed, dtype), scale * noise(2, 3, width, seed=seed, dtype=dtype)
+    assert_near(norm(x), layer_norm(x, (width,), norm.weight, norm.bias, norm.eps))
 
 
-@given(widths, seeds)
-def test_rms_norm_agrees_with_torch(width, seed):
-    norm, x = seeded(lambda: RMSNorm(width), seed), noise(2, 3, width, seed=seed)
-    assert_close(norm(x), rms_norm(x, (width,), norm.weight, norm.eps))
-    assert_close(norm(1e-3 * x), rms_norm(1e-3 * x, (width,), norm.weight, norm.eps))
+@given(widths, seeds, dtypes, st.sampled_from([1.0, 1e-3]))
+def test_rms_norm_agrees_with_torch(width, seed, dtype, scale):
+    norm, x = seeded(lambda: RMSNorm(width), seed, dtype), scale * noise(2, 3, width, seed=seed, dtype=dtype)
+    assert_near(norm(x), rms_norm(x, (width,), norm.weight, norm.eps))
 
 
 def test_layer_norm_ignores_scale_and_shift_and_rms_norm_only_scale():
@@ -39,11 +37,12 @@ def test_a_constant_vector_stays_finite():
         assert norm(torch.zeros(1, 4)).tolist() == [[0.0] * 4]
 
 
-@given(seeds)
-def test_residual_normalizes_before_the_sublayer_or_after_the_sum(seed):
-    norm, f, x = seeded(lambda: LayerNorm(6), seed), seeded(lambda: nn.Linear(6, 6), seed), noise(2, 3, 6, seed=seed)
-    assert_close(Residual(norm, 0.0, pre_norm=True)(x, f), x + f(norm(x)))
-    assert_close(Residual(norm, 0.0, pre_norm=False)(x, f), norm(x + f(x)))
+@given(widths, seeds, dtypes, st.sampled_from([LayerNorm, RMSNorm]))
+def test_residual_normalizes_before_the_sublayer_or_after_the_sum(width, seed, dtype, kind):
+    norm, f = seeded(lambda: kind(width), seed, dtype), seeded(lambda: nn.Linear(width, width), seed, dtype)
+    x = noise(2, 3, width, seed=seed, dtype=dtype)
+    assert_near(Residual(norm, 0.0, pre_norm=True)(x, f), x + f(norm(x)))
+    assert_near(Residual(norm, 0.0, pre_norm=False)(x, f), norm(x + f(x)))
 
 
 def test_a_silent_sublayer_leaves_pre_norm_the_identity():

@@ -36,13 +36,14 @@ def test_case_is_folded(word):
         ("3d!", r"has \['!', '3'\]"),
         ("cat\n", r"has \['\\n'\]"),
         ("b" * 48, "has 48 letters; the model has positions for 47"),
+        ("é" * 10**6, "has 1000000 letters; the model has positions for 47"),
     ],
 )
 def test_a_bad_word_is_refused_by_name_and_at_once(word, why):
     for refuse in (check_word, pronounce, steps):
         with pytest.raises(ValueError, match=why) as error:
             refuse(word)
-        assert repr(word) in str(error.value)
+        assert str(error.value).startswith(repr(word) if len(word) <= 47 else f"{word[:47]!r}… ")
 
 
 def test_the_longest_word_is_served():
@@ -79,12 +80,6 @@ def test_layers_look_at_different_places_and_change_nothing():
 def test_an_unknown_layer_is_refused(layer):
     with pytest.raises(ValueError, match=f"attention_layer is {layer}; the decoder has layers 0 to 2"):
         steps("cat", attention_layer=layer)
-
-
-def test_a_loop_left_early_leaves_no_listener(trained):
-    loop = steps("nebulizing", attention_layer=1)
-    next(loop)
-    assert not any(layer.cross_attn._forward_hooks for layer in trained.model.decoder.layers)
 
 
 def test_the_best_candidates_are_ranked_and_the_first_is_chosen(trained):

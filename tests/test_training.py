@@ -10,13 +10,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small import seeds
+from small import dtypes, few, seeds
 from torch.testing import assert_close
 
 from annotated_decoder import training
 from annotated_decoder.decoder import StackConfig
 from annotated_decoder.encoder_outputs import END, PAD, START, Vocabulary
 from annotated_decoder.generation import EncoderDecoder
+from annotated_decoder.softmax import cross_entropy
 from annotated_decoder.training import (
     MAX_LETTERS,
     Example,
@@ -170,13 +171,94 @@ def test_stress_counts_only_where_asked():
     assert score(predicted, references, stress=True) == {"words": 1, "wer": 1.0, "per": 0.5}
 
 
-def test_one_batch_can_be_overfitted():
-    trained = small_pronouncer()
+@few
+@given(
+    st.integers(0, 2),
+    st.fixed_dictionaries(
+        {
+            "n_heads": st.integers(1, 3),
+            "head_dim": st.sampled_from([8, 13]),
+            "n_layers": st.integers(1, 2),
+            "pre_norm": st.booleans(),
+            "norm": st.sampled_from(["layer", "rms"]),
+            "positions": st.sampled_from(["sinusoidal", "learned"]),
+            "activation": st.sampled_from(["relu", "gelu"]),
+            "tied": st.booleans(),
+        }
+    ),
+    dtypes,
+)
+def test_one_batch_can_be_overfitted(seed, shape, dtype):
+    trained = small_pronouncer(seed, **shape)
     quick = TrainingConfig(epochs=80, peak_lr=1e-2, smoothing=0.0)
-    losses = train(trained.model, examples_of(trained), quick, progress=False)
+    losses = train(trained.model.to(dtype), examples_of(trained), quick, progress=False)
     assert len(losses) == 80
     assert losses[0] > 2 and losses[-1] < 0.05
     assert {w: " ".join(said) for w, said in trained.transcribe(list(WORDS)).items()} == WORDS
+
+
+@given(seeds, st.floats(0, 0.9))
+def test_the_loss_is_smoothed_and_leaves_padding_out(seed, smoothing):
+    trained = small_pronouncer(seed)
+    batch = collate(examples_of(trained))
+    with torch.no_grad():
+        logits = trained.model(batch.source, batch.inputs, batch.source_mask)
+    expected = cross_entropy(logits, batch.targets, batch.target_mask, smoothing).item()
+    config = TrainingConfig(epochs=1, smoothing=smoothing)
+    assert train(trained.model, examples_of(trained), config, progress=False) == [pytest.approx(expected, rel=1e-5)]
+
+
+def test_dropout_is_on_in_every_step_and_off_afterwards():
+    trained, modes = small_pronouncer(dropout=0.2), []
+    trained.model.register_forward_pre_hook(lambda model, _: modes.append({m.training for m in model.modules()}))
+    train(trained.model, examples_of(trained), TrainingConfig(epochs=3), progress=False)
+    assert modes == [{True}] * 3
+    assert not any(module.training for module in trained.model.modules())
+
+
+def test_every_epoch_has_an_order_of_its_own():
+    trained, read = small_pronouncer(), []
+    trained.model.encoder.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].tolist()))
+    train(trained.model, examples_of(trained), TrainingConfig(epochs=4, letters_per_batch=1), progress=False)
+    epochs = [read[i : i + 6] for i in range(0, 24, 6)]
+    assert len({str(epoch) for epoch in epochs}) > 1
+    assert all(sorted(epoch) == sorted(epochs[0]) for epoch in epochs)
+
+
+@pytest.mark.parametrize("steps", range(1, 13))
+def test_any_number_of_steps_can_be_trained(steps):
+    trained = small_pronouncer(d_model=8)
+    losses = train(trained.model, examples_of(trained), TrainingConfig(epochs=steps), progress=False)
+    assert len(losses) == steps and all(map(math.isfinite, losses))
+
+
+def test_without_examples_there_is_no_training():
+    with pytest.raises(ValueError, match="no examples to train on; give at least one"):
+        train(small_pronouncer().model, [], TrainingConfig(), progress=False)
+
+
+def test_a_loss_that_is_no_number_ends_the_training():
+    trained = small_pronouncer()
+    with pytest.raises(ValueError, match=r"the loss of step \d is (nan|inf); lower peak_lr = 1e\+30"):
+        train(trained.model, examples_of(trained), TrainingConfig(peak_lr=1e30), progress=False)
+
+
+@pytest.mark.parametrize(
+    "field, value, message",
+    [
+        ("epochs", 0, "it must be at least 1"),
+        ("letters_per_batch", -5, "it must be at least 1"),
+        ("peak_lr", 0.0, "it must be above 0 and finite"),
+        ("peak_lr", math.nan, "it must be above 0 and finite"),
+        ("max_norm", math.inf, "it must be above 0 and finite"),
+        ("max_norm", -1.0, "it must be above 0 and finite"),
+        ("smoothing", 1.0, "it must be at least 0 and below 1"),
+        ("smoothing", math.nan, "it must be at least 0 and below 1"),
+    ],
+)
+def test_a_training_that_cannot_work_is_refused(field, value, message):
+    with pytest.raises(ValueError, match=f"{field} is {value}; {message}"):
+        TrainingConfig(**{field: value})
 
 
 def weights_after(seed, **options):
@@ -198,11 +280,12 @@ def test_a_seed_gives_one_training_whatever_the_global_state():
     assert losses != weights_after(2)[0]
 
 
-def test_the_rate_rises_to_its_peak_after_a_tenth_and_falls(monkeypatch):
-    rates, step = [], torch.optim.AdamW.step
+def test_the_rate_rises_to_its_peak_after_a_tenth_and_falls_and_momentum_goes_the_other_way(monkeypatch):
+    rates, betas, step = [], [], torch.optim.AdamW.step
 
     def watched(self, *args):
         rates.append(self.param_groups[0]["lr"])
+        betas.append(self.param_groups[0]["betas"])
         return step(self, *args)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", watched)
@@ -211,6 +294,10 @@ def test_the_rate_rises_to_its_peak_after_a_tenth_and_falls(monkeypatch):
     assert max(rates) == pytest.approx(1e-3) and rates.index(max(rates)) == 3
     assert rates[:4] == sorted(rates[:4]) and rates[3:] == sorted(rates[3:], reverse=True)
     assert rates[-1] < 1e-6
+    momenta, squares = zip(*betas)
+    assert momenta.index(min(momenta)) == 3 and min(momenta) == pytest.approx(0.85)
+    assert momenta[0] == momenta[-1] == pytest.approx(0.95)
+    assert set(squares) == {0.98}
 
 
 def test_train_pronouncer_is_made_for_the_dictionarys_symbols():

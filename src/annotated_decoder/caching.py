@@ -30,9 +30,15 @@ class Cache:
         self.cross_kv: dict[int, KeysValues] = {}
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> KeysValues:
-        "Keep the new tokens' keys and values of this layer; return those of all tokens so far."
+        """Keep the new tokens' keys and values of this layer; return those of all tokens so far.
+
+        Raises ValueError where the layer has kept more tokens than the decoder has read: a decode broke off.
+        """
         if layer in self.self_kv:
             old_k, old_v = self.self_kv[layer]
+            if old_k.shape[2] != self.length:
+                kept = f"layer {layer} has keys of {old_k.shape[2]} tokens"
+                raise ValueError(f"{kept}, the decoder has read {self.length}; make a new cache")
             k, v = torch.cat([old_k, k], dim=2), torch.cat([old_v, v], dim=2)      # (b h t head_dim)
         self.self_kv[layer] = k, v
         return k, v

@@ -22,9 +22,13 @@ def memory_keys_values(
     """The memory's keys and values under one layer's own projections.
 
     Padded columns are zeroed first: a weight of 0 does not undo a NaN, since 0 · NaN is NaN.
+    Raises ValueError where the mask has another type or shape.
     Chapter *Cross-attention*.
     """
     if memory_mask is not None:
+        if memory_mask.dtype != torch.bool or memory_mask.shape != memory.shape[:2]:
+            given = f"{memory_mask.dtype} of shape {tuple(memory_mask.shape)}"
+            raise ValueError(f"the memory mask is {given}; give torch.bool of shape {tuple(memory.shape[:2])}")
         memory = torch.where(memory_mask[..., None], memory, 0.0)
     return attn.keys_values(memory)
 

@@ -64,16 +64,24 @@ class StackConfig:
 
     def __post_init__(self):
         for name in ("vocab_size", "max_len", "d_model", "n_heads", "d_ff", "n_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.head_dim is not None and self.head_dim < 1:
-            raise ValueError(f"head_dim is {self.head_dim}; it must be at least 1, or None for d_model / n_heads")
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+        if self.head_dim is not None and (not isinstance(self.head_dim, int) or self.head_dim < 1):
+            raise ValueError(f"head_dim is {self.head_dim!r}; it must be at least 1, or None for d_model / n_heads")
+        if self.head_dim is None and self.d_model % self.n_heads:
+            raise ValueError(f"{self.n_heads} heads do not divide d_model = {self.d_model}; give head_dim, or others")
+        if self.positions == "sinusoidal" and self.d_model % 2:
+            raise ValueError(f"sinusoids come in pairs, so d_model = {self.d_model} must be even, or positions learned")
         for name in ("pad_id", "start_id", "end_id"):
-            if not 0 <= getattr(self, name) < self.vocab_size:
-                raise ValueError(f"{name} is {getattr(self, name)}; the vocabulary has ids 0 to {self.vocab_size - 1}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout}; it must be at least 0 and below 1")
-        choices = {"norm": NORMS, "activation": ACTIVATIONS, "positions": ("sinusoidal", "learned")}
+            value = getattr(self, name)
+            if not isinstance(value, int) or not 0 <= value < self.vocab_size:
+                raise ValueError(f"{name} is {value!r}; the vocabulary has ids 0 to {self.vocab_size - 1}")
+        if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout is {self.dropout!r}; it must be at least 0 and below 1")
+        if not isinstance(self.pre_norm, bool):
+            raise ValueError(f"pre_norm is {self.pre_norm!r}; it must be True or False")
+        choices = {"norm": (*NORMS,), "activation": (*ACTIVATIONS,), "positions": ("sinusoidal", "learned")}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; known are {', '.join(known)}")
@@ -133,7 +141,8 @@ class Decoder(nn.Module):
     """Tokens and memory in, one vector of width d_model per target position out (not yet logits).
 
     `cache` is any object with `length`, `extend`, `keep` and `advance`, such as `annotated_decoder.caching.Cache`;
-    with one, `tokens` are the new tokens only, and their positions go on from `cache.length`.
+    with one, `tokens` are the new tokens only, their positions go on from `cache.length`, and the memory is the one
+    that the cache was first used with.
     Chapter *The decoder stack*.
     """
 

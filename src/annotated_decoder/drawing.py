@@ -18,7 +18,7 @@ from torch import Tensor
 
 # %% ../../notebooks/A1_drawing.ipynb #style
 INK, QUIET, LIT, OTHER = "#1b1b1b", "#e9ecef", "#f2b134", "#2166ac"    # told apart without colour vision
-STYLE = {
+STYLE: Any = {
     "axes.facecolor": "white", "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK,
     "xtick.color": INK, "ytick.color": INK,
     "axes.spines.top": False, "axes.spines.right": False,
@@ -138,5 +138,5 @@ def you_are_here(chapter: str) -> None:
 
 def arrow(ax: Axes, start: tuple[float, float], end: tuple[float, float], lit: bool = False, bend: float = 0.0) -> None:
     "An arrow from one point to another, thick where it is lit, bent to one side where asked."
-    look = dict(arrowstyle="-|>", mutation_scale=12, color=INK, linewidth=2.6 if lit else 1.0)
+    look: dict[str, Any] = dict(arrowstyle="-|>", mutation_scale=12, color=INK, linewidth=2.6 if lit else 1.0)
     ax.add_patch(FancyArrowPatch(start, end, connectionstyle=f"arc3,rad={bend}", shrinkA=0, shrinkB=0, **look))

@@ -33,6 +33,8 @@ class Vocabulary:
     def __post_init__(self):
         if self.symbols[:3] != self.SPECIAL:
             raise ValueError(f"a vocabulary starts with {self.SPECIAL}, not with {self.symbols[:3]}")
+        if other := [s for s in self.symbols if not isinstance(s, str)]:
+            raise ValueError(f"symbols that are no strings: {other}; give strings")
         if len(set(self.symbols)) < len(self.symbols):
             twice = sorted({s for s in self.symbols if self.symbols.count(s) > 1})
             raise ValueError(f"symbols that stand more than once: {twice}; give each of them once")
@@ -54,9 +56,14 @@ class Vocabulary:
         return [ids[s] for s in symbols]
 
     def decode(self, ids: Iterable[int]) -> list[str]:
-        "The ordinary symbols of these ids, up to the first end symbol; padding and start are left out."
+        """The ordinary symbols of these ids, up to the first end symbol; padding and start are left out.
+
+        Raises ValueError for an id that the vocabulary does not have.
+        """
         found = []
         for i in ids:
+            if not 0 <= i < len(self):
+                raise ValueError(f"id {i} is not in this vocabulary; it has 0 to {len(self) - 1}")
             if i == END:
                 break
             if i not in (PAD, START):
@@ -70,8 +77,11 @@ def pad(
     """Ids of unequal length as one batch, filled up on the right, and its mask: True where an id is real.
 
     The mask comes from the lengths, never from the ids: in some checkpoints the padding id is also the start id.
+    Raises ValueError where there is no sequence.
     Chapter *Encoder outputs*.
     """
+    if not sequences:
+        raise ValueError("there is no sequence to pad; give at least one")
     longest = max(len(s) for s in sequences)
     tokens = torch.tensor([[*s] + [pad_id] * (longest - len(s)) for s in sequences], dtype=torch.long)
     mask = torch.arange(longest) < torch.tensor([len(s) for s in sequences])[:, None]

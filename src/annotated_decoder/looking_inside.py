@@ -26,7 +26,7 @@ def record_attention(attn: MultiHeadAttention) -> Iterator[list[Tensor]]:
 
     def listen(module, inputs, named, output):
         given = dict(zip(("x", "k", "v", "mask"), inputs)) | named
-        recorded.append(attention_weights(module.queries(given["x"]), given["k"], given.get("mask")))
+        recorded.append(attention_weights(module.queries(given["x"]), given["k"], given.get("mask")).detach())
 
     listener = attn.register_forward_hook(listen, with_kwargs=True)
     try:

@@ -6,6 +6,8 @@
 __all__ = ['TOKENS', 'EMBEDDING', 'SELF', 'CROSS', 'FFN', 'PROJECTION', 'MEMORIES', 'pencil']
 
 # %% ../../notebooks/A4_pencil.ipynb #imports
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -54,7 +56,7 @@ def pencil() -> tuple[Decoder, Projection, Float[Tensor, "inputs source d_model"
     with torch.random.fork_rng(devices=[]):                         # making a module draws random numbers
         decoder, projection = Decoder(config).double(), Projection(4, len(TOKENS)).double()
     layer = decoder.layers[0]
-    weights = {decoder.embedding.tokens: EMBEDDING, projection: PROJECTION}
+    weights: dict[Any, list] = {decoder.embedding.tokens: EMBEDDING, projection: PROJECTION}
     for module, matrices in ((layer.self_attn, SELF), (layer.cross_attn, CROSS), (layer.ffn, FFN)):
         weights |= {getattr(module, name): matrix for name, matrix in matrices.items()}
     with torch.no_grad():

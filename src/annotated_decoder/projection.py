@@ -14,12 +14,12 @@ from torch import Tensor, nn
 class Projection(nn.Module):
     """One affine layer, no activation: a vector of width d_model to `vocab_size` logits.
 
-    Give `tied`, the token embedding's weight (vocab_size, d_model), and the two share it.
+    Give `tied`, the token embedding's weight (vocab_size, d_model), and the two share that parameter.
     Raises ValueError where its shape is another.
     Chapter *The linear projection*; Press and Wolf 2017 (tying).
     """
 
-    def __init__(self, d_model: int, vocab_size: int, tied: nn.Parameter | None = None):
+    def __init__(self, d_model: int, vocab_size: int, tied: Tensor | None = None):
         super().__init__()
         if tied is not None and tied.shape != (vocab_size, d_model):
             raise ValueError(f"the tied weight is {tuple(tied.shape)}, the projection {(vocab_size, d_model)}")

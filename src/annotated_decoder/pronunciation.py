@@ -8,6 +8,8 @@ __all__ = ['PRONOUNCER', 'pronouncer', 'check_word', 'PronunciationStep', 'steps
 # %% ../../notebooks/A2_pronunciation.ipynb #imports
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +20,7 @@ from torch import Tensor
 
 import annotated_decoder
 from .caching import Cache
+from .encoder_outputs import Vocabulary
 from .generation import generate_steps
 from .looking_inside import record_attention
 from .softmax import softmax
@@ -37,15 +40,20 @@ def pronouncer() -> TrainedModel:
 
 
 def check_word(word: str) -> str:
-    """The word in lower case. Raises ValueError where it is empty, too long, or not made of a–z."""
-    folded = word.lower()
+    """The word in lower case.
+
+    Raises TypeError where it is no string, ValueError where it is empty, too long, or not made of a–z and A–Z.
+    Chapter *The pronunciation model*.
+    """
+    if not isinstance(word, str):
+        raise TypeError(f"{word!r} is a {type(word).__name__}; a word here is a string of the letters a to z")
     longest = pronouncer().model.encoder.config.max_len - 1         # one position is the end symbol's
-    if not re.fullmatch("[a-z]+", folded):
-        found = f"has {sorted(set(re.sub('[a-z]', '', folded)))}" if folded else "is empty"
+    if len(word) > longest:
+        raise ValueError(f"{word[:longest]!r}… has {len(word)} letters; the model has positions for {longest}")
+    if not re.fullmatch("[a-zA-Z]+", word):
+        found = f"has {sorted(set(re.sub('[a-zA-Z]', '', word)))}" if word else "is empty"
         raise ValueError(f"{word!r} {found}; a word here is made of the letters a to z")
-    if len(folded) > longest:
-        raise ValueError(f"{word!r} has {len(folded)} letters; the model has positions for {longest}")
-    return folded
+    return word.lower()
 
 # %% ../../notebooks/A2_pronunciation.ipynb #steps
 @dataclass(frozen=True)
@@ -78,29 +86,31 @@ def steps(word: str, attention_layer: int | None = None) -> Iterator[Pronunciati
     Chapter *The pronunciation model*.
     """
     trained, layers = pronouncer(), pronouncer().model.decoder.layers
-    source = torch.tensor([trained.example(check_word(word)).source])
+    device = next(trained.model.parameters()).device
+    source = torch.tensor([trained.example(check_word(word)).source], device=device)
     if attention_layer is not None and not 0 <= attention_layer < len(layers):
         raise ValueError(f"attention_layer is {attention_layer}; the decoder has layers 0 to {len(layers) - 1}")
     return _steps(trained, source, attention_layer)
 
 
 def _steps(trained, source, attention_layer):
-    loop = generate_steps(trained.model, source, cache=Cache())
-    heard = trained.model.decoder.layers[attention_layer or 0].cross_attn
-    while True:
-        with record_attention(heard) as recorded:                   # listens for one iteration only
-            step = next(loop, None)
-        if step is None:
-            return
-        attention = None if attention_layer is None else recorded[0][0, :, 0].mean(0)      # (b h q k) -> (k)
-        yield PronunciationStep(step.position, trained.target.symbols[step.tokens.item()], step.logits[0], attention)
+    model, listening = trained.model, nullcontext()
+    if attention_layer is not None:
+        model = deepcopy(model)                                     # on the shared one it would hear other threads
+        listening = record_attention(model.decoder.layers[attention_layer].cross_attn)
+    with listening as recorded:
+        for step in generate_steps(model, source, cache=Cache()):
+            attention = None if recorded is None else recorded.pop()[0, :, 0].mean(0)    # (b h q k) -> (k)
+            phoneme = trained.target.symbols[step.tokens.item()]
+            yield PronunciationStep(step.position, phoneme, step.logits[0], attention)
 
 # %% ../../notebooks/A2_pronunciation.ipynb #pronounce
 def pronounce(word: str) -> list[str]:
     """The phonemes of an English word, with stress, in ARPAbet: "NEBULIZING" is folded to lower case first.
 
-    They come from the network alone, by greedy decoding; no dictionary is asked.
+    They come from the network alone, by greedy decoding; no dictionary is asked. It was trained on words of up to 24
+    letters, and takes longer ones; where no end symbol comes, the decoder's last position ends the output.
     Raises ValueError for a word that is not made of a–z, is empty or too long.
     Chapter *The pronunciation model*.
     """
-    return [step.phoneme for step in steps(word) if step.phoneme != "</s>"]
+    return [step.phoneme for step in steps(word) if step.phoneme not in Vocabulary.SPECIAL]

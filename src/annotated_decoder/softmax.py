@@ -7,6 +7,7 @@ trains everything before them."""
 __all__ = ['softmax', 'log_softmax', 'cross_entropy']
 
 # %% ../../notebooks/09_softmax.ipynb #imports
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -20,6 +21,7 @@ def softmax(logits: Float[Tensor, "*batch vocab"], temperature: float = 1.0) -> 
     """
     if not temperature > 0:
         raise ValueError(f"temperature is {temperature}; it must be above 0 (for 0, take the argmax)")
+    temperature = max(temperature, torch.finfo(logits.dtype).tiny)    # a smaller one would round to 0
     shifted = (logits - logits.amax(-1, keepdim=True)) / temperature
     exps = shifted.exp()
     return exps / exps.sum(-1, keepdim=True)
@@ -43,8 +45,14 @@ def cross_entropy(
     """−log p(target) in nats, averaged over the positions where `mask` is True.
 
     With smoothing ε the target's share is 1 − ε and every token, the target too, gets ε/V on top.
+    Raises ValueError for a mask that is not boolean and for smoothing outside [0, 1); an average over nothing is NaN.
     Chapter *Softmax*; Szegedy et al. 2016 (smoothing).
     """
+    if mask is not None and (mask.dtype != torch.bool or mask.shape != targets.shape):
+        given = f"{mask.dtype} of shape {tuple(mask.shape)}"
+        raise ValueError(f"the mask is {given}; give torch.bool of shape {tuple(targets.shape)}, True where it counts")
+    if not 0 <= smoothing < 1:
+        raise ValueError(f"smoothing is {smoothing}; it must be at least 0 and below 1")
     log_p = log_softmax(logits)
     losses = -log_p.gather(-1, targets[..., None]).squeeze(-1)
     if smoothing:

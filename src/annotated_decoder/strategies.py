@@ -44,7 +44,8 @@ def top_p(logits: Float[Tensor, "batch vocab"], p: float) -> Float[Tensor, "batc
     order = logits.argsort(dim=-1, descending=True, stable=True)
     ordered = softmax(logits).gather(-1, order)
     before = ordered.cumsum(-1) - ordered                           # what the better tokens have already
-    kept = torch.zeros_like(order, dtype=torch.bool).scatter(-1, order, before < p)       # back to the order of ids
+    few = (before < p) | (before == 0)                              # the best one stays, however small p is
+    kept = torch.zeros_like(order, dtype=torch.bool).scatter(-1, order, few)              # back to the order of ids
     return logits.masked_fill(~kept, -torch.inf)
 
 # %% ../../notebooks/12_strategies.ipynb #sampler
@@ -64,7 +65,8 @@ def sampler(
         raise ValueError(f"p is {p}; it must be above 0 and at most 1")
 
     def choose(logits: Float[Tensor, "batch vocab"]) -> Int[Tensor, "batch"]:
-        logits = (logits - logits.amax(-1, keepdim=True)) / temperature      # shifted first: no overflow
+        coldest = torch.finfo(logits.dtype).tiny                        # a smaller temperature would round to 0
+        logits = (logits - logits.amax(-1, keepdim=True)) / max(temperature, coldest)      # shifted first: no overflow
         if k is not None:
             logits = top_k(logits, k)
         return torch.multinomial(softmax(top_p(logits, p)), 1, generator=generator).squeeze(-1)
@@ -104,25 +106,26 @@ def beam_search(
     """For each source the best `width` sequences found, best first; finished ones keep their slots.
 
     The score is Σ log p / length^length_penalty, the length counting the end symbol and not the start.
-    Raises ValueError for a width below 1 and for what `generate_steps` refuses.
+    Sums run in float64, so that a beam of 1 takes what greedy decoding takes, near-ties included.
+    Raises ValueError for a width below 1, a penalty outside −10 to 10, and for what `generate_steps` refuses.
     Chapter *Choosing the token*.
     """
     if width < 1:
         raise ValueError(f"width is {width}; beam search keeps at least 1 hypothesis")
-    limit, config = check_request(model, source_mask, max_steps), model.decoder.config
+    if not -10 <= length_penalty <= 10:
+        raise ValueError(f"length_penalty is {length_penalty}; give 0 for none, or up to 10")
+    limit, config = check_request(model, source, source_mask, max_steps), model.decoder.config
     batch, cache = len(source), Cache()
-    if source_mask is None:
-        source_mask = torch.ones_like(source, dtype=torch.bool)
     memory = model.encode(source, source_mask).repeat_interleave(width, 0)             # (b·w s d)
-    memory_mask = source_mask.repeat_interleave(width, 0)
+    memory_mask = None if source_mask is None else source_mask.repeat_interleave(width, 0)
     tokens = torch.full((batch * width, 1), config.start_id, device=source.device)
-    total = torch.full((batch, width), -torch.inf, device=source.device, dtype=memory.dtype)
+    total = torch.full((batch, width), -torch.inf, device=source.device, dtype=torch.float64)
     total[:, 0] = 0.0                                                # at first every slot holds the same start
     finished = torch.zeros(batch, width, dtype=torch.bool, device=source.device)
     lengths = torch.zeros(batch, width, dtype=torch.long, device=source.device)
     first_row = torch.arange(batch, device=source.device)[:, None] * width
     for _ in range(limit):
-        log_p = log_softmax(model.decode(tokens[:, -1:], memory, memory_mask, cache)[:, -1])
+        log_p = log_softmax(model.decode(tokens[:, -1:], memory, memory_mask, cache)[:, -1].double())
         candidates = total[..., None] + expand(log_p.unflatten(0, (batch, width)), finished, config.pad_id)
         lengths = lengths + ~finished
         scores = (candidates / lengths[..., None] ** length_penalty).flatten(1)         # (b w·v)

@@ -1,0 +1,106 @@
+"""Run every notebook alone, as Colab does: in an empty folder, with the built wheel, on another CPU's arithmetic.
+
+The wheel is built from the source archive and installed into an environment of its own, with what it asks for and
+nothing else; only torch is shared with `.venv`, because of its size. First the package is used without the notebooks'
+extra; then each notebook runs in a folder that holds nothing but itself, with two threads and with the plainest of
+torch's kernels (ATEN_CPU_CAPABILITY=default), and what it prints must agree with what is stored.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+HOME = ROOT / "_build" / "alone"
+PYTHON = HOME / "env" / "bin" / "python"
+RUN = HOME / "run"    # outside the checkout's src, and holding nothing of it
+
+
+def call(*command, **options):
+    "Run a command with nothing of the caller's Python; stop where it fails."
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    return subprocess.run(list(map(str, command)), check=True, env=environment | options.pop("env", {}), **options)
+
+
+def build() -> Path:
+    "The wheel, built from the source archive, both fresh."
+    shutil.rmtree(HOME / "dist", ignore_errors=True)
+    call(sys.executable, "-m", "build", "--no-isolation", "--outdir", HOME / "dist", ROOT, stdout=subprocess.DEVNULL)
+    (wheel,) = (HOME / "dist").glob("*.whl")
+    return wheel
+
+
+def environment(wheel: Path) -> None:
+    "A bare environment with the wheel; it sees this environment's torch and nothing else of it."
+    shutil.rmtree(HOME / "env", ignore_errors=True)
+    call(sys.executable, "-m", "venv", HOME / "env")
+    shared = HOME / "torch"
+    shutil.rmtree(shared, ignore_errors=True)
+    shared.mkdir()
+    torch = importlib.metadata.distribution("torch")
+    for top in {Path(file).parts[0] for file in torch.files} - {".."}:
+        (shared / top).symlink_to(torch.locate_file(top))
+    (packages,) = (HOME / "env" / "lib").glob("python*/site-packages")
+    (packages / "torch.pth").write_text(f"{shared}\n")
+    pip = PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", ROOT / "requirements.txt"
+    call(*pip, wheel)
+    use(packages)
+    call(*pip, f"{wheel}[notebooks]", "ipykernel")
+
+
+def use(packages: Path) -> None:
+    "The package as an importer meets it, before the notebooks' extra is there."
+    empty = HOME / "empty"
+    empty.mkdir(exist_ok=True)
+    where = "import annotated_decoder; print(annotated_decoder.__file__)"
+    found = call(PYTHON, "-c", where, cwd=empty, capture_output=True, text=True).stdout.strip()
+    if Path(found) != packages / "annotated_decoder" / "__init__.py":
+        raise SystemExit(f"not the wheel's package was imported, but {found}")
+    command = PYTHON.with_name("annotated-decoder"), "pronounce", "nebulizing"
+    said = call(*command, cwd=empty, capture_output=True, text=True).stdout
+    if not said.startswith("nebulizing\tN "):
+        raise SystemExit(f"the wheel's command line said {said!r}")
+    print(f"{found}: {said.strip()}", flush=True)
+
+
+def notebooks(names: list[str]) -> int:
+    "Strict nbval on each notebook in a folder of its own; its exit status."
+    kernel = HOME / "share" / "jupyter" / "kernels" / "alone"
+    kernel.mkdir(parents=True, exist_ok=True)
+    settings = {"ATEN_CPU_CAPABILITY": "default", "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
+    argv = [str(PYTHON), "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec = {"argv": argv, "display_name": "alone", "language": "python", "env": settings}
+    (kernel / "kernel.json").write_text(json.dumps(spec))
+    shutil.rmtree(RUN, ignore_errors=True)
+    copies = []
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        if not names or path.stem in names:
+            (RUN / path.stem).mkdir(parents=True)
+            copies.append(shutil.copy(path, RUN / path.stem))
+    (RUN / "pytest.ini").write_text("[pytest]\n")
+    nbval = "--nbval", "--nbval-kernel-name", "alone", "--nbval-cell-timeout=300"
+    command = sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile", *nbval
+    jupyter = {"JUPYTER_PATH": str(HOME / "share" / "jupyter"), "JUPYTER_PLATFORM_DIRS": "1"}
+    try:
+        call(*command, *copies, cwd=RUN, env=jupyter)
+    except subprocess.CalledProcessError as error:
+        return error.returncode
+    return 0
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("names", nargs="*", help="stems of notebooks; all unless given")
+    args = options.parse_args()
+    HOME.mkdir(parents=True, exist_ok=True)
+    environment(build())
+    return notebooks(args.names)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

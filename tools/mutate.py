@@ -1,0 +1,128 @@
+"""Show that the laws have teeth: break the package in one place at a time, and see the test meant for it fail.
+
+`tests/mutations.toml` lists each law, the ways to break it, and for each way the test that must turn red.
+`mutate.py` applies them to copies of the package, two at a time; it fails where one survives, or where a test
+does not pass on the package as it is. `--table` then writes what it saw to `tests/README.md`.
+"""
+
+import argparse
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "src" / "annotated_decoder"
+LIST = ROOT / "tests" / "mutations.toml"
+TABLE = ROOT / "tests" / "README.md"
+INTRODUCTION = """# The tests
+
+Each test states a law of the package, and asserts it: many with [Hypothesis](https://hypothesis.readthedocs.io) over
+shapes, dtypes, norm orders and masks, a few examples each, always the same ones.
+`HYPOTHESIS_PROFILE=many make unit` searches with many new ones.
+Shapes in signatures are enforced here, by jaxtyping and beartype, and nowhere else.
+
+## Laws, and the mutations they kill
+
+`make mutants` breaks the package in each of these ways, one at a time, and fails unless the test meant for it does.
+`tools/mutate.py --table` writes this page, from `mutations.toml`, after a run in which every mutation was killed.
+
+| law | mutation | in | killed by |
+|---|---|---|---|
+"""
+
+
+def mutations():
+    "Every listed mutation, with its law."
+    laws = tomllib.loads(LIST.read_text(encoding="utf-8"))["law"]
+    return [mutation | {"law": law["name"]} for law in laws for mutation in law["mutation"]]
+
+
+def table() -> str:
+    "The table of laws, mutations and tests, as Markdown."
+    rows, last = [], None
+    for m in mutations():
+        file, test = m["killed_by"].split("::")
+        law, last = ("" if m["law"] == last else m["law"]), m["law"]
+        words = test.removeprefix("test_").replace("_", " ")
+        rows.append(f"| {law} | {m['what']} | `{m['module']}` | `{file}`: {words} |")
+    return INTRODUCTION + "\n".join(rows) + "\n"
+
+
+def broken_copy(mutation, folder: Path) -> None:
+    "The package in `folder`, with one replacement."
+    shutil.copytree(PACKAGE, folder / "annotated_decoder", ignore=shutil.ignore_patterns("__pycache__"))
+    path = folder / "annotated_decoder" / f"{mutation['module']}.py"
+    text = path.read_text(encoding="utf-8")
+    if (times := text.count(mutation["old"])) != 1:
+        where = f"{mutation['old']!r} stands {times} times in {path.name}, not once"
+        raise SystemExit(f"{mutation['what']}: {where}; bring {LIST.name} up to date")
+    path.write_text(text.replace(mutation["old"], mutation["new"]), encoding="utf-8")
+
+
+def outcome(job) -> tuple[int, str]:
+    "pytest's exit status and what it printed, for these tests on the package in this folder."
+    folder, tests = job
+    log = Path(folder) / "log"
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.path.insert(0, folder)
+    os.chdir(ROOT)
+    status = pytest.main(["-q", "-x", "-p", "no:cacheprovider", "--no-header", *(f"tests/{test}" for test in tests)])
+    import annotated_decoder
+
+    assert Path(annotated_decoder.__file__).is_relative_to(folder), annotated_decoder.__file__
+    sys.stdout.flush()
+    return int(status), log.read_text()
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--table", action="store_true", help=f"write {TABLE.relative_to(ROOT)} when all are killed")
+    options.add_argument("--check", action="store_true", help="only say whether that page is up to date")
+    args = options.parse_args()
+    if args.check:
+        fresh = TABLE.exists() and TABLE.read_text(encoding="utf-8") == table()
+        print("" if fresh else f"{TABLE.relative_to(ROOT)} is stale; run tools/mutate.py --table")
+        return int(not fresh)
+
+    os.environ["HYPOTHESIS_PROFILE"] = "mutants"
+    # What the tests need is loaded once; each run is a fork of this process, in which the package is not yet loaded.
+    import beartype, hypothesis, jaxtyping, safetensors.torch, torch  # noqa: E401, F401, I001
+
+    listed, survivors = mutations(), 0
+    with tempfile.TemporaryDirectory() as scratch:
+        jobs = []
+        for number, mutation in enumerate(listed):
+            folder = Path(scratch, str(number))
+            broken_copy(mutation, folder)
+            jobs.append((str(folder), [mutation["killed_by"]]))
+        whole = Path(scratch, "whole")
+        shutil.copytree(PACKAGE, whole / "annotated_decoder", ignore=shutil.ignore_patterns("__pycache__"))
+        jobs.append((str(whole), sorted({m["killed_by"] for m in listed})))
+        with multiprocessing.get_context("fork").Pool(2, maxtasksperchild=1) as pool:
+            results = pool.imap(outcome, jobs, chunksize=1)
+            for mutation, (status, log) in zip(listed, results):
+                killed = status == pytest.ExitCode.TESTS_FAILED
+                survivors += not killed
+                print(f"{'killed  ' if killed else 'SURVIVED'} {mutation['law']}: {mutation['what']}", flush=True)
+                if not killed:
+                    print(f"  by {mutation['killed_by']} (exit status {status})\n{log}")
+            status, log = next(results)
+    if status:
+        print(f"The tests do not pass on the package as it is:\n{log}")
+        return 1
+    print(f"{len(listed) - survivors} passed, {survivors} failed")
+    if args.table and not survivors:
+        TABLE.write_text(table(), encoding="utf-8")
+    return int(survivors > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
