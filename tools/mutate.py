@@ -6,7 +6,7 @@ does not pass on the package as it is. `--table` then writes what it saw to `tes
 """
 
 import argparse
-import multiprocessing
+import gc
 import os
 import shutil
 import sys
@@ -65,21 +65,33 @@ def broken_copy(mutation, folder: Path) -> None:
     path.write_text(text.replace(mutation["old"], mutation["new"]), encoding="utf-8")
 
 
-def outcome(job) -> tuple[int, str]:
-    "pytest's exit status and what it printed, for these tests on the package in this folder."
-    folder, tests = job
-    log = Path(folder) / "log"
-    with log.open("w") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    sys.path.insert(0, folder)
+def test(folder: Path, tests: list[str]) -> int:
+    "pytest's exit status for these tests on the package in this folder; what it prints goes to a file beside it."
+    with (folder / "log").open("w") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    sys.path.insert(0, str(folder))
     os.chdir(ROOT)
     status = pytest.main(["-q", "-x", "-p", "no:cacheprovider", "--no-header", *(f"tests/{test}" for test in tests)])
-    import annotated_decoder
+    found = sys.modules["annotated_decoder"].__file__
+    return int(status) if Path(found).is_relative_to(folder) else 99
 
-    assert Path(annotated_decoder.__file__).is_relative_to(folder), annotated_decoder.__file__
-    sys.stdout.flush()
-    return int(status), log.read_text()
+
+def outcomes(jobs):
+    "Run each job in a fork of this process, two at a time; give its number and exit status as it ends."
+    running, waiting = {}, list(enumerate(jobs))
+    while waiting or running:
+        while waiting and len(running) < 2:
+            number, job = waiting.pop(0)
+            if (pid := os.fork()) == 0:
+                status = 98
+                try:
+                    status = test(*job)
+                finally:
+                    os._exit(status)
+            running[pid] = number
+        pid, status = os.wait()
+        yield running.pop(pid), os.waitstatus_to_exitcode(status)
 
 
 def main() -> int:
@@ -92,36 +104,33 @@ def main() -> int:
         print("" if fresh else f"{TABLE.relative_to(ROOT)} is stale; run tools/mutate.py --table")
         return int(not fresh)
 
-    os.environ["HYPOTHESIS_PROFILE"] = "mutants"
+    os.environ |= {"HYPOTHESIS_PROFILE": "mutants", "OMP_NUM_THREADS": "1"}
     # What the tests need is loaded once; each run is a fork of this process, in which the package is not yet loaded.
     import beartype, hypothesis, jaxtyping, safetensors.torch, torch  # noqa: E401, F401, I001
 
-    listed, survivors = mutations(), 0
+    gc.freeze()    # or each fork would copy all of it at its first collection of garbage
+    listed, faults = mutations(), 0
     with tempfile.TemporaryDirectory() as scratch:
-        jobs = []
-        for number, mutation in enumerate(listed):
-            folder = Path(scratch, str(number))
-            broken_copy(mutation, folder)
-            jobs.append((str(folder), [mutation["killed_by"]]))
         whole = Path(scratch, "whole")
         shutil.copytree(PACKAGE, whole / "annotated_decoder", ignore=shutil.ignore_patterns("__pycache__"))
-        jobs.append((str(whole), sorted({m["killed_by"] for m in listed})))
-        with multiprocessing.get_context("fork").Pool(2, maxtasksperchild=1) as pool:
-            results = pool.imap(outcome, jobs, chunksize=1)
-            for mutation, (status, log) in zip(listed, results):
-                killed = status == pytest.ExitCode.TESTS_FAILED
-                survivors += not killed
-                print(f"{'killed  ' if killed else 'SURVIVED'} {mutation['law']}: {mutation['what']}", flush=True)
-                if not killed:
-                    print(f"  by {mutation['killed_by']} (exit status {status})\n{log}")
-            status, log = next(results)
-    if status:
-        print(f"The tests do not pass on the package as it is:\n{log}")
-        return 1
-    print(f"{len(listed) - survivors} passed, {survivors} failed")
-    if args.table and not survivors:
+        jobs = [(whole, sorted({m["killed_by"] for m in listed}))]
+        for number, mutation in enumerate(listed):
+            jobs.append((Path(scratch, str(number)), [mutation["killed_by"]]))
+            broken_copy(mutation, jobs[-1][0])
+        for number, status in outcomes(jobs):
+            if number == 0:
+                what, right = "the tests pass on the package as it is", status == pytest.ExitCode.OK
+            else:
+                what = f"{listed[number - 1]['law']}: {listed[number - 1]['what']}"
+                right = status == pytest.ExitCode.TESTS_FAILED
+            faults += not right
+            print(f"{'ok' if number == 0 else 'killed':8} {what}" if right else f"WRONG    {what}", flush=True)
+            if not right:
+                print(f"  {', '.join(jobs[number][1])}: exit status {status}\n{(jobs[number][0] / 'log').read_text()}")
+    print(f"{len(jobs) - faults} passed, {faults} failed")
+    if args.table and not faults:
         TABLE.write_text(table(), encoding="utf-8")
-    return int(survivors > 0)
+    return int(faults > 0)
 
 
 if __name__ == "__main__":
