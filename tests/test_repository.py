@@ -1,6 +1,8 @@
 """The repository holds together: the package is what the notebooks export, and nothing is stale."""
 
 import ast
+import base64
+import io
 import re
 import shutil
 import subprocess
@@ -10,8 +12,10 @@ import zipfile
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import yaml
+from matplotlib.image import imsave
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "annotated_decoder"
@@ -126,6 +130,31 @@ def test_a_notebook_whose_outputs_are_stale_is_seen(tmp_path):
     command = [sys.executable, "tools/tidy.py", "--check", tmp_path / "x.ipynb"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and "outputs are stale" in done.stdout
+
+
+def test_a_picture_that_looks_as_before_keeps_its_bytes(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    from run import keep_unchanged_pictures
+
+    def notebook(square, level):
+        pixels = np.ones((40, 40, 3))
+        pixels[square, square] = 0.2
+        file = io.BytesIO()
+        imsave(file, pixels, metadata={"Software": level})
+        output = nbformat.v4.new_output("display_data", {"image/png": base64.b64encode(file.getvalue()).decode()})
+        cell = nbformat.v4.new_code_cell("draw()", id="draw")
+        cell.outputs = [output]
+        return nbformat.v4.new_notebook(cells=[cell])
+
+    def bytes_of(notebook):
+        return notebook.cells[0].outputs[0].data["image/png"]
+
+    before, same, other = notebook(slice(9, 20), "a"), notebook(slice(9, 20), "b"), notebook(slice(9, 21), "b")
+    assert bytes_of(same) != bytes_of(before)
+    for after, kept in ((same, True), (other, False)):
+        fresh = bytes_of(after)
+        keep_unchanged_pictures(before, after)
+        assert (bytes_of(after) == bytes_of(before)) is kept and (bytes_of(after) == fresh) is not kept
 
 
 def test_the_page_of_laws_is_up_to_date():

@@ -1,9 +1,10 @@
 """Run every notebook alone, as Colab does: in an empty folder, with the built wheel, on another CPU's arithmetic.
 
 The wheel is built from the source archive and installed into an environment of its own, with what it asks for and
-nothing else; only torch is shared with `.venv`, because of its size. First the package is used without the notebooks'
-extra; then each notebook runs in a folder that holds nothing but itself, with two threads and with the plainest of
-torch's kernels (ATEN_CPU_CAPABILITY=default), and what it prints must agree with what is stored.
+nothing else; only torch is shared with `.venv`, because of its size, unless `--python` is of another version.
+First the package is used without the notebooks' extra; then each notebook runs in a folder that holds nothing but
+itself, with two threads and the plainest of torch's kernels (ATEN_CPU_CAPABILITY=default), and what it prints must
+agree with what is stored.
 """
 
 import argparse
@@ -30,27 +31,34 @@ def call(*command, **options):
 def build() -> Path:
     "The wheel, built from the source archive, both fresh."
     shutil.rmtree(HOME / "dist", ignore_errors=True)
-    call(sys.executable, "-m", "build", "--no-isolation", "--outdir", HOME / "dist", ROOT, stdout=subprocess.DEVNULL)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    call(sys.executable, "-m", "build", "--no-isolation", "--outdir", HOME / "dist", ROOT, **quiet)
     (wheel,) = (HOME / "dist").glob("*.whl")
     return wheel
 
 
-def environment(wheel: Path) -> None:
+def environment(wheel: Path, python: str) -> None:
     "A bare environment with the wheel; it sees this environment's torch and nothing else of it."
     shutil.rmtree(HOME / "env", ignore_errors=True)
-    call(sys.executable, "-m", "venv", HOME / "env")
+    call(python, "-m", "venv", HOME / "env")
+    (packages,) = (HOME / "env" / "lib").glob("python*/site-packages")
+    if packages.parent.name == f"python{sys.version_info[0]}.{sys.version_info[1]}":
+        share_torch(packages)
+    pip = PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", ROOT / "requirements.txt"
+    call(*pip, wheel)
+    use(packages)
+    call(*pip, f"{wheel}[notebooks]", "ipykernel")
+
+
+def share_torch(packages: Path) -> None:
+    "Let an environment see this one's torch, through a folder of links that holds nothing else."
     shared = HOME / "torch"
     shutil.rmtree(shared, ignore_errors=True)
     shared.mkdir()
     torch = importlib.metadata.distribution("torch")
     for top in {Path(file).parts[0] for file in torch.files} - {".."}:
         (shared / top).symlink_to(torch.locate_file(top))
-    (packages,) = (HOME / "env" / "lib").glob("python*/site-packages")
     (packages / "torch.pth").write_text(f"{shared}\n")
-    pip = PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", ROOT / "requirements.txt"
-    call(*pip, wheel)
-    use(packages)
-    call(*pip, f"{wheel}[notebooks]", "ipykernel")
 
 
 def use(packages: Path) -> None:
@@ -95,10 +103,11 @@ def notebooks(names: list[str]) -> int:
 
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--python", default=sys.executable, help="the interpreter; this one unless given")
     options.add_argument("names", nargs="*", help="stems of notebooks; all unless given")
     args = options.parse_args()
     HOME.mkdir(parents=True, exist_ok=True)
-    environment(build())
+    environment(build(), args.python)
     return notebooks(args.names)
 
 
