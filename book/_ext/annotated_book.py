@@ -44,6 +44,11 @@ class DemandAlt(SphinxTransform):
                 logger.warning("picture without alternative text: %s", image.get("uri"), location=image)
 
 
+def keep_stars(app, what, name, obj, options, lines):
+    "In a docstring a star after a bracket is a shape's, as in (*batch, keys), and starts no emphasis."
+    lines[:] = [line.replace("(*", r"(\*") for line in lines]
+
+
 def drop_thebe(app, config):
     "Jupyter Book always loads sphinx-thebe, which asks another host for its script; this book does not use it."
     for name, listeners in app.events.listeners.items():
@@ -53,6 +58,7 @@ def drop_thebe(app, config):
 
 def setup(app):
     app.connect("config-inited", drop_thebe, priority=900)
+    app.connect("autodoc-process-docstring", keep_stars, priority=100)
     for transform in (HideDirectives, LocalBadge, DemandAlt):
         app.add_transform(transform)
     return {"version": "1", "parallel_read_safe": True}
