@@ -86,3 +86,10 @@ def test_a_position_past_the_last_is_refused(length, start):
 def test_an_unknown_kind_of_position_is_refused():
     with pytest.raises(ValueError, match="'sinusoidal' or 'learned', not 'rotary'"):
         Embedding(11, 4, 6, "rotary")
+
+
+def test_learned_positions_start_as_large_as_a_tokens_row_and_without_dropout():
+    made = Embedding(5, 64, 1000, "learned")
+    assert made.positions.std().item() == pytest.approx(64**-0.5, rel=0.05)
+    assert abs(made.positions.mean().item()) < 0.01
+    assert made.dropout.p == 0
