@@ -27,6 +27,7 @@ from torch_layers import decoder_layer_state, torch_layer, torch_shapes
 
 from annotated_decoder.attention import causal_mask
 from annotated_decoder.decoder import Decoder, DecoderLayer, FeedForward, StackConfig
+from annotated_decoder.normalization import LayerNorm
 
 sizes = st.integers(1, 5)
 
@@ -154,11 +155,14 @@ def test_feed_forward_is_not_linear():
         ("n_layers", 0, "n_layers is 0; it must be a whole number of at least 1"),
         ("vocab_size", -3, "vocab_size is -3"),
         ("dropout", 1.0, "dropout is 1.0; it must be at least 0 and below 1"),
+        ("dropout", 1.5, "dropout is 1.5; it must be at least 0 and below 1"),
+        ("dropout", -0.5, "dropout is -0.5; it must be at least 0 and below 1"),
         ("n_heads", 3, "3 heads do not divide d_model = 8; give head_dim, or others"),
         ("d_model", 7, "sinusoids come in pairs, so d_model = 7 must be even, or positions learned"),
         ("head_dim", 0, "head_dim is 0; it must be at least 1, or None"),
         ("end_id", 11, "end_id is 11; the vocabulary has ids 0 to 10"),
         ("pad_id", -1, "pad_id is -1; the vocabulary has ids 0 to 10"),
+        ("end_id", 12, "end_id is 12; the vocabulary has ids 0 to 10"),
         ("norm", "batch", "norm is 'batch'; known are layer, rms"),
         ("activation", "tanh", "activation is 'tanh'; known are relu, gelu"),
         ("positions", "rotary", "positions is 'rotary'; known are sinusoidal, learned"),
@@ -182,3 +186,12 @@ def test_a_sequence_longer_than_the_positions_is_refused():
 def test_the_defaults_make_a_decoder():
     made = Decoder(StackConfig(vocab_size=9, max_len=4)).eval()
     assert made(ids(1, 4, vocab_size=9), torch.zeros(1, 2, 128)).isfinite().all()
+    assert (len(made.layers), made.layers[0].ffn.up_proj.out_features) == (3, 512)
+    assert [layer.layer for layer in made.layers] == [0, 1, 2] and DecoderLayer(made.config).layer == 0
+    assert isinstance(made.final_norm, LayerNorm)    # pre-norm
+
+
+def test_a_shape_is_given_by_name_and_its_heads_may_be_one_wide():
+    with pytest.raises(TypeError):
+        StackConfig(9, 4)
+    assert config(head_dim=1).head_dim == 1
