@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small import assert_near, config, few, ids, lengths, mask, model, passes, seeds, shapes
+from small import assert_near, config, few, ids, lengths, mask, model, passes, seeded, seeds, shapes
 from torch.testing import assert_close
 
 from annotated_decoder.caching import Cache
-from annotated_decoder.encoder_outputs import END, PAD, START
+from annotated_decoder.encoder_outputs import END, PAD, START, pad
 from annotated_decoder.generation import EncoderDecoder, generate, generate_steps, greedy
 from annotated_decoder.strategies import beam_search
 
@@ -149,3 +149,10 @@ def test_steps_beyond_the_positions_are_refused(max_steps):
 def test_stacks_of_unequal_width_are_refused():
     with pytest.raises(ValueError, match="encoder is 8 wide, the decoder 16; make them equal"):
         EncoderDecoder(config(), config(d_model=16))
+
+
+def test_a_source_may_hold_padding_and_the_target_embedding_is_tied_unless_asked_otherwise():
+    made = seeded(lambda: EncoderDecoder(config(), config()))
+    assert made.projection.weight is made.decoder.embedding.tokens.weight
+    padded, real = pad([[3, 4, 5], [6]])
+    assert PAD in padded and generate(made, padded, real).shape[0] == 2
