@@ -1,5 +1,6 @@
 """Filters keep what they promise, draws follow the probabilities, and beam search is exact where it can be."""
 
+from dataclasses import FrozenInstanceError
 from itertools import product
 
 import pytest
@@ -277,3 +278,16 @@ def test_padding_may_be_said_before_the_end():
         made.projection.bias[PAD] += 1e3
     [[best]] = beam_search(made, ids(1, 3, vocab_size=5), width=1, max_steps=3)
     assert best.tokens == (PAD,) * 3
+
+
+def test_among_very_many_equals_the_lower_ids_stay():
+    level = torch.zeros(1, 360)
+    assert kept(top_k(level, 5)) == set(range(5))
+    assert kept(top_p(level, 17.5 / 360)) == set(range(18))
+
+
+def test_beam_search_keeps_five_without_a_length_penalty_unless_asked_otherwise():
+    [found] = beam_search(model(end_bias=1.0), ids(1, 4))
+    assert len(found) == 5 and all(h.score == h.log_probability for h in found)
+    with pytest.raises(FrozenInstanceError):
+        found[0].score = 0.0
