@@ -20,16 +20,16 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from small import VOCAB, config, ids, mask, model, noise
 
-from annotated_decoder import training
+from annotated_decoder import model_file
 from annotated_decoder.attention import MultiHeadAttention
 from annotated_decoder.caching import Cache
 from annotated_decoder.cross_attention import memory_keys_values
 from annotated_decoder.encoder_outputs import Vocabulary
 from annotated_decoder.generation import generate
+from annotated_decoder.model_file import TrainedModel, read_model, write_model
 from annotated_decoder.pronunciation import check_word, pronounce, steps
 from annotated_decoder.softmax import cross_entropy, softmax
 from annotated_decoder.strategies import beam_search, sampler, top_k, top_p
-from annotated_decoder.training import TrainedModel, read_model, write_model
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -141,7 +141,7 @@ REFUSED = {  # the call: the value, the remedy
     "width -3": (decoded(beam_search, width=-3), "width is -3", "at least 1"),
     **{
         f"length penalty {x}": (decoded(beam_search, length_penalty=x), f"length_penalty is {x}", "give 0 for none")
-        for x in (NAN, INF, -INF, 1e300)
+        for x in (NAN, INF, -INF, 1e300, 10.5, -10.5)
     },
     **{f"temperature {x}": (lambda x=x: sampler(x), f"temperature is {x}", "above 0") for x in (0.0, -1.0, NAN, -INF)},
     **{f"softmax {x}": (lambda x=x: softmax(ROW, x), f"temperature is {x}", "above 0") for x in (0, -0.5, NAN)},
@@ -394,8 +394,8 @@ def test_what_is_no_file_is_not_written(tmp_path, make):
 
 
 def test_a_folder_that_takes_no_file_is_refused_before_the_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(training.os, "access", lambda path, mode: False)
-    refusal(ValueError, lambda: training.check_target(tmp_path / "m"), str(tmp_path / "m"), "give another folder")
+    monkeypatch.setattr(model_file.os, "access", lambda path, mode: False)
+    refusal(ValueError, lambda: model_file.check_target(tmp_path / "m"), str(tmp_path / "m"), "give another folder")
 
 
 @pytest.mark.parametrize("there", [False, True])

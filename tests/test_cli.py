@@ -1,14 +1,18 @@
 """The command line answers every word it can, in order, and names the line of every word it cannot."""
 
 import io
+import json
+import signal
 import sys
 
 import pytest
 import torch
 
 from annotated_decoder import __version__, cli
-from annotated_decoder.pronunciation import pronounce, steps
-from annotated_decoder.training import TrainedModel, score, split_of
+from annotated_decoder.model_file import TrainedModel
+from annotated_decoder.phonemes import ipa
+from annotated_decoder.pronunciation import pronounce, pronouncer, steps
+from annotated_decoder.training import TrainingRun, score, split_of
 
 
 @pytest.fixture
@@ -81,6 +85,47 @@ def test_steps_of_a_bad_word_are_refused_too(run):
     assert err.count("\n") == 1 and err.startswith("word 1: 'x1'")
 
 
+def test_the_best_come_first_with_their_log_probabilities(run):
+    status, out, _ = run("pronounce", "--best", "3", "nebulizing", "read")
+    rows = [line.split("\t") for line in out.splitlines()]
+    expected = pronouncer().stream(["nebulizing", "read"], beam=5, best=3)
+    assert status == 0
+    assert rows == [[w, " ".join(a.symbols), f"{a.log_probability:.3f}"] for w, found in expected for a in found]
+    assert len(rows) == 6
+
+
+def test_a_beam_gives_the_best_that_it_finds(run):
+    (word, found), = pronouncer().stream(["nebulizing"], beam=4)
+    assert run("pronounce", "--beam", "4", "nebulizing")[1] == f"{word}\t{' '.join(found[0].symbols)}\n"
+
+
+def test_a_listed_word_comes_from_the_dictionary_and_says_so(run, dictionary):
+    status, out, _ = run("pronounce", "--dictionary", stdin="read\nchatbot\ncat\n")
+    assert status == 0
+    assert out.splitlines() == [
+        f"read\t{' '.join(dictionary['read'][0])}\tdictionary",
+        f"chatbot\t{' '.join(pronounce('chatbot'))}\tnetwork",
+        f"cat\t{' '.join(dictionary['cat'][0])}\tdictionary",
+    ]
+    _, out, _ = run("pronounce", "--dictionary", "--best", "5", "read", "cat")
+    expected = [(word, " ".join(said)) for word in ("read", "cat") for said in dictionary[word]]
+    assert out.splitlines() == [f"{word}\t{said}\t\tdictionary" for word, said in expected]
+
+
+def test_ipa_and_json_say_the_same(run):
+    _, out, _ = run("pronounce", "--format", "ipa", "nebulizing", "cat")
+    assert out == "".join(f"{word}\t{ipa(pronounce(word))}\n" for word in ("nebulizing", "cat"))
+    _, out, _ = run("pronounce", "--format", "json", "--dictionary", "--best", "2", "cat", "chatbot")
+    cat, chatbot = map(json.loads, out.splitlines())
+    assert cat == {
+        "word": "cat", "origin": "dictionary",
+        "pronunciations": [{"arpabet": "K AE1 T", "ipa": "kæt", "log_probability": None}],
+    }    # fmt: skip
+    assert chatbot["origin"] == "network" and len(chatbot["pronunciations"]) == 2
+    for form in chatbot["pronunciations"]:
+        assert form["ipa"] == ipa(form["arpabet"].split()) and form["log_probability"] < 0
+
+
 REFUSED = {    # the arguments, the one line on standard error
     "a layer too high": ("pronounce --steps --layer 3 cat", "--layer is 3; the decoder has layers 0 to 2"),
     "a layer below 0": ("pronounce --steps --layer -1 cat", "--layer is -1; the decoder has layers 0 to 2"),
@@ -89,7 +134,15 @@ REFUSED = {    # the arguments, the one line on standard error
     "no name of a model": ("evaluate --model=", "No such file"),
     "a directory to write": ("train --out .", "'.' is there and is no file; give the name of a file"),
     "a link to itself": ("train --out loop", "'loop' is there and is no file; give the name of a file"),
-    "no epochs": ("train --out m --epochs 0", "epochs is 0; it must be at least 1"),
+    "steps and more": ("pronounce --steps --best 2 cat", "--steps shows greedy decoding; leave out --beam, --best"),
+    "steps as JSON": ("pronounce --steps --format json cat", "--steps shows greedy decoding"),
+    "no beam": ("pronounce --beam 0 cat", "--beam is 0; give a number from 1 to 100"),
+    "none wanted": ("pronounce --best 0 cat", "--best is 0; give a number from 1 to 100"),
+    "too many": ("pronounce --best 101 cat", "--best is 101; give a number from 1 to 100"),
+    "more than the beam": ("pronounce --best 3 --beam 2 cat", "--best is 3 and --beam 2; a beam finds as many"),
+    "scores of a beam": ("evaluate --model m --store --beam 2", "--store keeps the scores of greedy decoding"),
+    "no steps between": ("train --out m --every 0", "every is 0 and keep 2; give numbers of at least 1"),
+    "no epochs": ("train --out m --epochs 0", "epochs is 0; it must be a whole number of at least 1"),
 }
 
 
@@ -126,14 +179,41 @@ def test_the_version_is_the_packages(run, capsys):
     assert capsys.readouterr().out.strip() == __version__
 
 
+TINY = dict(d_model=8, encoder_layers=1, decoder_layers=1, progress=False)
+
+
+def test_a_training_that_is_stopped_says_how_to_go_on_and_does(run, monkeypatch, dictionary, tmp_path):
+    some, made = dict(list(dictionary.items())[:400]), cli.train_pronouncer
+    monkeypatch.setattr(cli, "read_cmudict", lambda: some)
+    monkeypatch.setattr(cli, "train_pronouncer", lambda *args, **options: made(*args, **options, **TINY))
+    step, seen = TrainingRun.take_step, []
+
+    def take_step(self, *arguments):
+        seen.append(len(self.losses))
+        if len(seen) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, *arguments)
+
+    monkeypatch.setattr(TrainingRun, "take_step", take_step)
+    command = ("train", "--out", str(tmp_path / "m"), "--epochs", "2", "--every", "50")
+    status, out, err = run(*command)
+    assert (status, out) == (130, "") and "give the same command to go on" in err
+    status, out, err = run(*command)
+    assert status == 0 and "going on from step 2" in err and seen == list(range(len(seen)))
+    assert run("train", "--out", str(tmp_path / "n"), "--epochs", "2")[0] == 0
+    a, b = (TrainedModel.load(tmp_path / name).model.state_dict() for name in "mn")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "n"]
+
+
 def test_train_writes_a_model_and_evaluate_stores_its_scores(run, monkeypatch, dictionary, tmp_path):
     some, path = dict(list(dictionary.items())[:400]), tmp_path / "small.safetensors"
     monkeypatch.setattr(cli, "read_cmudict", lambda: some)
     made = cli.train_pronouncer
-    monkeypatch.setattr(cli, "train_pronouncer", lambda *args: made(*args, d_model=8, n_layers=1, progress=False))
+    monkeypatch.setattr(cli, "train_pronouncer", lambda *args, **options: made(*args, **options, **TINY))
     status, out, _ = run("train", "--out", str(path), "--epochs", "1", "--seed", "3")
     before = TrainedModel.load(path)
-    assert status == 0 and str(path) in out
+    assert status == 0 and str(path) in out and [p.name for p in tmp_path.iterdir()] == [path.name]
     assert before.notes["training"]["epochs"] == 1 and before.notes["training"]["seed"] == 3
 
     status, _, _ = run("evaluate", "--model", str(path), "--store")

@@ -1,14 +1,21 @@
 """The shipped model pronounces from the network alone, shows its steps, and scores what its notes say."""
 
+import math
+from collections import Counter
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from small import few
+from speller import WORDS as SPELLED
 from torch.testing import assert_close
 
-from annotated_decoder.pronunciation import PRONOUNCER, check_word, pronounce, steps
-from annotated_decoder.training import TrainedModel, score, split_of
+from annotated_decoder import pronunciation
+from annotated_decoder.checkpoints import Checkpoints
+from annotated_decoder.model_file import TrainedModel
+from annotated_decoder.pronunciation import PRONOUNCER, check_word, pronounce, steps, train_pronouncer
+from annotated_decoder.training import TrainingConfig, batches, score, split_of
 
 WORDS = ["cat", "read", "nebulizing", "annotated", "decoder", "rhythm", "xylophone", "queue", "a", "zzz", "strengths"]
 
@@ -123,3 +130,48 @@ def test_the_sample_stands_for_the_whole_test_part(trained):
     assert test["sample"]["wer"] == pytest.approx(test["stressless"]["wer"], abs=0.07)
     assert test["sample"]["per"] == pytest.approx(test["stressless"]["per"], abs=0.03)
     assert test["stressless"]["wer"] <= test["stressed"]["wer"]
+
+
+TINY = dict(d_model=8, encoder_layers=1, decoder_layers=2, progress=False)
+
+
+def test_only_training_words_are_trained_on_each_with_all_its_pronunciations(dictionary, monkeypatch):
+    some = dict(list(dictionary.items())[::20])
+    seen = []
+
+    def watch(model, examples, config, progress):
+        for batch in batches(examples, config.letters_per_batch, torch.Generator().manual_seed(0)):
+            seen.extend(zip(batch.source.tolist(), batch.targets.tolist(), strict=True))
+        return [0.0]
+
+    monkeypatch.setattr(pronunciation, "train", watch)
+    trained = train_pronouncer(some, **TINY)
+    pairs = [("".join(trained.source.decode(s)), tuple(trained.target.decode(t))) for s, t in seen]
+    wanted = [(w, said) for w, listed in some.items() if split_of(w) == "training" for said in listed]
+    assert Counter(pairs) == Counter(wanted)
+    assert not {split_of(word) for word, _ in pairs} & {"test", "validation"}
+    assert trained.notes["training"]["words"] == len({word for word, _ in wanted})
+
+
+def spelled():
+    return {word: [tuple(said.split())] for word, said in SPELLED.items()}
+
+
+def test_train_pronouncer_is_made_for_the_dictionarys_symbols():
+    trained = train_pronouncer(spelled(), TrainingConfig(epochs=1), **TINY)
+    assert trained.source.symbols[3:] == tuple("abcde")
+    assert trained.target.symbols[3:] == ("AE1", "B", "D", "EH1", "K")
+    assert (len(trained.model.encoder.layers), len(trained.model.decoder.layers)) == (1, 2)
+    assert trained.notes["training"]["steps"] == 1 and trained.notes["training"]["minutes"] > 0
+    assert math.isfinite(trained.notes["training"]["last_loss"])
+
+
+def test_checkpoints_change_nothing_and_are_gone_on_from(tmp_path):
+    config = TrainingConfig(epochs=3)
+    plain, kept = (train_pronouncer(spelled(), config, checkpoints=c, **TINY) for c in (None, Checkpoints(tmp_path)))
+    assert Checkpoints(tmp_path).steps() == [3]
+    again = train_pronouncer(spelled(), config, checkpoints=Checkpoints(tmp_path), **TINY)
+    for other in (kept, again):
+        for a, b in zip(plain.model.parameters(), other.model.parameters(), strict=True):
+            assert torch.equal(a, b)
+    assert kept.notes["training"]["minutes"] > 0 and again.notes["training"]["minutes"] is None

@@ -291,3 +291,17 @@ def test_beam_search_keeps_five_without_a_length_penalty_unless_asked_otherwise(
     assert len(found) == 5 and all(h.score == h.log_probability for h in found)
     with pytest.raises(FrozenInstanceError):
         found[0].score = 0.0
+
+
+@pytest.mark.parametrize("penalty", [-10.0, 10.0])
+def test_penalties_up_to_ten_are_served(penalty):
+    (found,) = beam_search(model(), ids(1, 3), length_penalty=penalty, max_steps=3)
+    assert all(h.score == pytest.approx(h.log_probability / len(h.tokens) ** penalty) for h in found)
+
+
+def test_beam_search_keeps_no_graph_and_gives_the_grad_mode_back():
+    made, modes = model(), []
+    for stack in (made.encoder, made.decoder):
+        stack.register_forward_hook(lambda *_: modes.append(torch.is_grad_enabled()))
+    beam_search(made, ids(2, 4), width=2, max_steps=2)
+    assert modes == [False] * 3 and torch.is_grad_enabled()    # the source once, the tokens twice

