@@ -1,0 +1,127 @@
+"""Training pairs a second, all in turns in this one script: this book's model, torch.nn.Transformer of the same shape,
+batches of like length against random ones, and single precision against bfloat16; then where the time of a step goes.
+
+`python benchmarks/training_speed.py` prints the table and writes `training_speed.json` beside itself.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from annotated_decoder.pronunciation import machine, new_pronouncer
+from annotated_decoder.softmax import cross_entropy
+from annotated_decoder.training import batches, collate, read_cmudict, split_of
+
+HERE = Path(__file__).parent
+
+
+class Theirs(nn.Module):
+    "torch.nn.Transformer with the embeddings and the tied head around it that the other model has."
+
+    def __init__(self, ours, dropout=0.1):
+        super().__init__()
+        encoder, decoder = ours.encoder.config, ours.decoder.config
+        self.d_model = decoder.d_model
+        self.source = nn.Embedding(encoder.vocab_size, encoder.d_model)
+        self.target = nn.Embedding(decoder.vocab_size, decoder.d_model)
+        self.positions = nn.Parameter(ours.decoder.embedding.positions.clone(), requires_grad=False)
+        self.dropout = nn.Dropout(dropout)
+        self.transformer = nn.Transformer(
+            decoder.d_model, decoder.n_heads, encoder.n_layers, decoder.n_layers, decoder.d_ff, dropout,
+            batch_first=True, norm_first=True,
+        )    # fmt: skip
+        self.head = nn.Linear(decoder.d_model, decoder.vocab_size)
+        self.head.weight = self.target.weight
+
+    def embed(self, table, tokens):
+        return self.dropout(table(tokens) * self.d_model**0.5 + self.positions[: tokens.shape[1]])
+
+    def forward(self, source, inputs, source_mask):
+        hidden = torch.ones(inputs.shape[1], inputs.shape[1], dtype=torch.bool).triu(1)    # True may not look
+        x = self.transformer(
+            self.embed(self.source, source), self.embed(self.target, inputs), tgt_mask=hidden, tgt_is_causal=True,
+            src_key_padding_mask=~source_mask, memory_key_padding_mask=~source_mask,
+        )    # fmt: skip
+        return self.head(x)
+
+
+class Contestant:
+    "A model with its optimizer; `rate` trains on the batches and gives pairs a second."
+
+    def __init__(self, model, epoch, bfloat16=False):
+        self.model, self.epoch, self.bfloat16 = model.train(), epoch, bfloat16
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def rate(self) -> float:
+        start = time.perf_counter()
+        for batch in self.epoch:
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
+                logits = self.model(batch.source, batch.inputs, batch.source_mask)
+            loss = cross_entropy(logits.float(), batch.targets, batch.target_mask, 0.1)
+            self.optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self.optimizer.step()
+        return sum(len(batch.source) for batch in self.epoch) / (time.perf_counter() - start)
+
+
+def profile(contestant) -> dict[str, float]:
+    "The share of a step's time in each kind of operation."
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        contestant.rate()
+    spent = {event.key: event.self_cpu_time_total for event in seen.key_averages()}
+    total = sum(spent.values())
+    return {name: round(t / total, 3) for name, t in sorted(spent.items(), key=lambda x: -x[1])[:12]}
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    options.add_argument("--rounds", type=int, default=7)
+    options.add_argument("--threads", type=int, default=torch.get_num_threads())
+    options.add_argument("--letters", type=int, default=1_000)
+    options.add_argument("--batches", type=int, default=12)
+    args = options.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    dictionary = read_cmudict()
+    trained = new_pronouncer(dictionary)
+    words = [word for word in dictionary if split_of(word) == "training"][::10]
+    examples = [trained.example(word, dictionary[word][0]) for word in words]
+    alike = list(batches(examples, args.letters, torch.Generator().manual_seed(0)))[: args.batches]
+    size = round(sum(len(batch.source) for batch in alike) / len(alike))
+    order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0)).tolist()
+    mixed = [collate([examples[j] for j in order[i * size : (i + 1) * size]]) for i in range(len(alike))]
+    contestants = {
+        "torch.nn.Transformer": Contestant(Theirs(trained.model), alike),
+        "this book": Contestant(new_pronouncer(dictionary).model, alike),
+        "this book, batches at random": Contestant(new_pronouncer(dictionary).model, mixed),
+        "torch.nn.Transformer, bfloat16": Contestant(Theirs(trained.model), alike, bfloat16=True),
+        "this book, bfloat16": Contestant(new_pronouncer(dictionary).model, alike, bfloat16=True),
+    }
+    for contestant in contestants.values():
+        contestant.rate()                                           # warm up
+    rates = {name: [] for name in contestants}
+    for _ in range(args.rounds):
+        for name, contestant in contestants.items():
+            rates[name].append(contestant.rate())
+    base = rates["torch.nn.Transformer"]
+    found = {
+        name: {
+            "pairs_per_second": round(statistics.median(each)),
+            "ratio": round(statistics.median(a / b for a, b in zip(each, base, strict=True)), 2),
+        }
+        for name, each in rates.items()
+    }
+    result = {"machine": machine(), "pairs": sum(len(batch.source) for batch in alike), "rates": found}
+    result["profile"] = {name: profile(contestants[name]) for name in ("this book", "this book, bfloat16")}
+    print(json.dumps(result, indent=1))
+    (HERE / "training_speed.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
