@@ -103,3 +103,11 @@ def test_positions_run_out_with_a_cache_too():
     dec(ids(1, 12), memory, cache=cache)
     with pytest.raises(ValueError, match="13 positions.*max_len is 12"):
         dec(ids(1, 1), memory, cache=cache)
+
+
+def test_a_cache_that_missed_tokens_is_refused():
+    dec, cache, memory = decoder(), Cache(), noise(1, 4, 8)
+    dec(ids(1, 2), memory, cache=cache)
+    cache.advance(1)
+    with pytest.raises(ValueError, match="layer 0 has keys of 2 tokens, the decoder has read 3; make a new cache"):
+        dec(ids(1, 1), memory, cache=cache)

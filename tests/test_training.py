@@ -32,6 +32,8 @@ from annotated_decoder.training import (
     without_stress,
 )
 
+OPTIMIZERS = ["adamw", "muon"]
+
 token_lists = st.lists(st.integers(3, 9), min_size=1, max_size=6)
 example_lists = st.lists(st.builds(Example, token_lists, token_lists), min_size=1, max_size=20)
 
@@ -150,10 +152,11 @@ def test_stress_counts_only_where_asked():
         }
     ),
     dtypes,
+    st.sampled_from(OPTIMIZERS),
 )
-def test_one_batch_can_be_overfitted(seed, shape, dtype):
+def test_one_batch_can_be_overfitted(seed, shape, dtype, optimizer):
     trained = small_pronouncer(seed, **shape)
-    quick = TrainingConfig(epochs=80, peak_lr=1e-2, smoothing=0.0)
+    quick = TrainingConfig(epochs=80, peak_lr=1e-2, smoothing=0.0, optimizer=optimizer)
     losses = train(trained.model.to(dtype), examples_of(trained), quick, progress=False)
     assert len(losses) == 80
     assert losses[0] > 2 and losses[-1] < 0.05
@@ -188,14 +191,17 @@ def test_every_epoch_has_an_order_of_its_own():
     assert all(sorted(epoch) == sorted(epochs[0]) for epoch in epochs)
 
 
-def taken(trained, seed=1):
-    config = TrainingConfig(epochs=4, letters_per_batch=9, seed=seed)
+def taken(trained, **changes):
+    config = TrainingConfig(**{"epochs": 4, "letters_per_batch": 9} | changes)
     return TrainingRun(trained.model, examples_of(trained), config)
 
 
-@given(st.data(), st.sampled_from([{}, {"pre_norm": False, "positions": "learned"}]))
-def test_a_run_taken_up_anywhere_ends_at_the_same_weights(data, shape):
-    whole, first, second = (taken(small_pronouncer(seed, dropout=0.3, d_model=8, **shape)) for seed in (0, 0, 1))
+@few
+@given(st.data(), st.sampled_from([{}, {"pre_norm": False, "positions": "learned"}]), st.sampled_from(OPTIMIZERS))
+def test_a_run_taken_up_anywhere_ends_at_the_same_weights(data, shape, optimizer):
+    whole, first, second = (
+        taken(small_pronouncer(seed, dropout=0.3, d_model=8, **shape), optimizer=optimizer) for seed in (0, 0, 1)
+    )
     losses = list(whole)
     assert len(losses) == whole.steps and whole.epoch_steps > 1
     stop = data.draw(st.integers(0, whole.steps))
@@ -258,6 +264,31 @@ def test_each_step_and_each_seed_has_dropout_of_its_own():
     assert len(dropped) == 4 and all(dropped.count(mask) == 1 for mask in dropped)
 
 
+def test_muon_has_the_matrices_of_the_layers_and_adamw_the_rest():
+    run = taken(small_pronouncer(d_model=8), optimizer="muon")
+    names = {id(p): name for name, p in run.model.named_parameters()}
+    muon, adamw = ({names[id(p)] for p in each.param_groups[0]["params"]} for each in run.optimizers)
+    assert [type(each).__name__ for each in run.optimizers] == ["Muon", "AdamW"]
+    assert muon | adamw == set(names.values()) and not muon & adamw
+    assert muon == {name for name in names.values() if name.endswith("_proj.weight")}
+
+
+def test_both_optimizers_follow_the_schedule_and_the_weight_decay():
+    run, rates = taken(small_pronouncer(d_model=8), optimizer="muon", epochs=20, weight_decay=0.3), []
+    assert [each.param_groups[0]["weight_decay"] for each in run.optimizers] == [0.3, 0.3]
+    for _ in islice(run, run.steps - 1):
+        rates.append([each.param_groups[0]["lr"] for each in run.optimizers])
+        assert run.optimizers[0].param_groups[0]["momentum"] == 0.95
+    assert all(muon == adamw for muon, adamw in rates)
+    assert max(rates)[0] == pytest.approx(2e-3, rel=1e-2) and rates[-1][0] < 1e-5
+
+
+def test_a_torch_without_muon_is_told(monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(ValueError, match=r"torch 2\..* has no Muon; take 2.9 or newer, or optimizer 'adamw'"):
+        taken(small_pronouncer(d_model=8), optimizer="muon")
+
+
 def test_bfloat16_trains_much_like_float32():
     found = {}
     for bfloat16 in (False, True):
@@ -298,6 +329,8 @@ def test_a_loss_that_is_no_number_ends_the_training():
         ("peak_lr", math.nan, "it must be above 0 and finite"),
         ("max_norm", math.inf, "it must be above 0 and finite"),
         ("max_norm", -1.0, "it must be above 0 and finite"),
+        ("weight_decay", -0.1, "it must be at least 0 and finite"),
+        ("weight_decay", math.inf, "it must be at least 0 and finite"),
         ("smoothing", 1.0, "it must be at least 0 and below 1"),
         ("smoothing", math.nan, "it must be at least 0 and below 1"),
     ],
@@ -305,6 +338,11 @@ def test_a_loss_that_is_no_number_ends_the_training():
 def test_a_training_that_cannot_work_is_refused(field, value, message):
     with pytest.raises(ValueError, match=f"{field} is {value}; {message}"):
         TrainingConfig(**{field: value})
+
+
+def test_an_unknown_optimizer_is_refused():
+    with pytest.raises(ValueError, match="optimizer is 'sgd'; known are 'adamw' and 'muon'"):
+        TrainingConfig(optimizer="sgd")
 
 
 def weights_after(seed, **options):

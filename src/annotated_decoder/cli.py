@@ -106,8 +106,9 @@ def run_pronounce(args: argparse.Namespace) -> int:
     refused: Counter = Counter()
     words = numbered_words(args.words or sys.stdin, "word" if args.words else "line", refused)
     at_once = args.steps or (not args.words and sys.stdin.isatty())
-    silent = None if not args.words and not at_once else True                # None: shown where there is a terminal
-    for word, origin, found in tqdm(answers(words, listed, beam, best, 1 if at_once else 256), disable=silent):
+    told = answers(words, listed, beam, best, 1 if at_once else 256)
+    silent = bool(args.words) or at_once or sys.stdout.isatty() or None      # None: shown where there is a terminal
+    for word, origin, found in tqdm(told, disable=silent):
         if args.steps:
             print_steps(word, 1 if args.layer is None else args.layer)
         for line in lines(word, origin, found, args):
@@ -116,7 +117,9 @@ def run_pronounce(args: argparse.Namespace) -> int:
 
 # %% ../../notebooks/A3_command_line.ipynb #train-evaluate
 def run_train(args: argparse.Namespace) -> int:
-    config = TrainingConfig(epochs=args.epochs, seed=args.seed, bfloat16=args.bfloat16)
+    config = TrainingConfig(
+        epochs=args.epochs, seed=args.seed, optimizer=args.optimizer, bfloat16=args.bfloat16
+    )
     folder = f"{check_target(args.out)}.checkpoints"                 # tried before the long part, not after it
     checkpoints = Checkpoints(folder, args.every)
     if there := checkpoints.steps():
@@ -170,6 +173,7 @@ def parser() -> argparse.ArgumentParser:
     make.add_argument("--epochs", type=int, default=TrainingConfig.epochs)
     make.add_argument("--seed", type=int, default=TrainingConfig.seed)
     make.add_argument("--every", type=int, default=500, metavar="STEPS", help="steps from checkpoint to checkpoint")
+    make.add_argument("--optimizer", choices=["adamw", "muon"], default=TrainingConfig.optimizer)
     make.add_argument("--bfloat16", action="store_true", help="faster on a processor that has it; other rounding")
     make.set_defaults(run=run_train)
 

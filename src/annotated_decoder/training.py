@@ -5,8 +5,8 @@ data, batches, a loop that can be stopped and taken up again, and scores."""
 
 # %% auto #0
 __all__ = ['CMUDICT_SHA256', 'CMUDICT_NOTICE', 'MAX_LETTERS', 'Pronunciation', 'read_cmudict', 'split_of', 'Example', 'Batch',
-           'collate', 'batches', 'TrainingConfig', 'seed_for', 'loss_of', 'TrainingRun', 'train', 'edit_distance',
-           'without_stress', 'score']
+           'collate', 'batches', 'TrainingConfig', 'seed_for', 'made_of', 'loss_of', 'optimizers_for', 'schedule_for',
+           'TrainingRun', 'train', 'edit_distance', 'without_stress', 'score']
 
 # %% ../../notebooks/13_training.ipynb #imports
 import hashlib
@@ -130,7 +130,9 @@ class TrainingConfig:
 
     epochs: int = 10                    # passes over the examples
     letters_per_batch: int = 1_000      # source ids in a batch
+    optimizer: str = "adamw"            # or "muon": for the matrices of the layers, AdamW for the rest
     peak_lr: float = 2e-3               # highest learning rate, reached after a tenth of the steps
+    weight_decay: float = 0.01          # share of a weight taken off at each step, times the learning rate
     smoothing: float = 0.1              # label smoothing
     max_norm: float = 1.0               # gradients longer than this are cut to it
     bfloat16: bool = False              # matrix products in bfloat16: faster on a processor that has it
@@ -144,6 +146,10 @@ class TrainingConfig:
         for name in ("peak_lr", "max_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0 and finite")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay is {self.weight_decay}; it must be at least 0 and finite")
+        if self.optimizer not in ("adamw", "muon"):
+            raise ValueError(f"optimizer is {self.optimizer!r}; known are 'adamw' and 'muon'")
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"smoothing is {self.smoothing}; it must be at least 0 and below 1")
 
@@ -151,6 +157,11 @@ class TrainingConfig:
 def seed_for(*numbers: int) -> int:
     "One seed made of several numbers, such that other numbers give an unrelated one."
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def made_of(config: TrainingConfig, examples: Sequence[Example]) -> dict[str, Any]:
+    "What the state of a training belongs to: the configuration, and a hash of the examples."
+    return asdict(config) | {"examples": hashlib.sha256(repr(list(examples)).encode()).hexdigest()}
 
 
 def loss_of(model: EncoderDecoder, batch: Batch, config: TrainingConfig, seed: int) -> Float[Tensor, ""]:
@@ -163,11 +174,37 @@ def loss_of(model: EncoderDecoder, batch: Batch, config: TrainingConfig, seed: i
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))    # bfloat16 is too coarse for a loss
     return cross_entropy(logits, targets, target_mask, config.smoothing)
 
+# %% ../../notebooks/13_training.ipynb #optimizers
+def optimizers_for(model: EncoderDecoder, config: TrainingConfig) -> list[torch.optim.Optimizer]:
+    """AdamW for all parameters; or Muon for the matrices of the layers, and AdamW for the rest.
+
+    Raises ValueError where torch has no Muon. Loshchilov and Hutter 2019; Jordan et al. 2024.
+    """
+    matrices = [p for name, p in model.named_parameters() if ".layers." in name and p.dim() == 2]
+    shared: dict[str, Any] = dict(lr=config.peak_lr, weight_decay=config.weight_decay)
+    if config.optimizer == "adamw":
+        return [torch.optim.AdamW(model.parameters(), betas=(0.95, 0.98), fused=True, **shared)]
+    if not hasattr(torch.optim, "Muon"):
+        raise ValueError(f"torch {torch.__version__} has no Muon; take 2.9 or newer, or optimizer 'adamw'")
+    inside = {id(p) for p in matrices}
+    rest = [p for p in model.parameters() if id(p) not in inside]
+    muon = torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **shared)    # AdamW's learning rates serve it
+    return [muon, torch.optim.AdamW(rest, betas=(0.95, 0.98), fused=True, **shared)]
+
+
+def schedule_for(optimizer: torch.optim.Optimizer, config: TrainingConfig, steps: int):
+    "One cycle: the rate up to its peak in a tenth of the steps and down to nearly 0, AdamW's β₁ the other way round."
+    rise = 0.1 + 1e-9    # exactly 0.1 divides by zero where there are 10 steps
+    turn = isinstance(optimizer, torch.optim.AdamW)
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, config.peak_lr, total_steps=steps, pct_start=rise, cycle_momentum=turn
+    )
+
 # %% ../../notebooks/13_training.ipynb #training-run
 class TrainingRun:
     """A training under way: each `next()` of an iteration takes one step and gives its loss.
 
-    AdamW under a one-cycle schedule: the learning rate goes up to its peak and down to nearly 0, β₁ (the momentum)
+    Under a one-cycle schedule: the learning rate goes up to its peak and down to nearly 0, AdamW's β₁ (the momentum)
     the other way round. `state_dict` is all that the next step depends on; a run of the same model, examples and
     configuration that has loaded it goes on to the same weights, bit by bit on the same machine and threads.
     Raises ValueError where there are no examples, and where a loss or a gradient is no longer a number: that step is
@@ -182,11 +219,8 @@ class TrainingRun:
         self.losses: list[float] = []
         self.epoch_steps = sum(1 for _ in self.batches(0))          # as many in every epoch
         self.steps = config.epochs * self.epoch_steps
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=config.peak_lr, betas=(0.95, 0.98), fused=True)
-        rise = 0.1 + 1e-9    # a tenth; exactly 0.1 divides by zero where there are 10 steps
-        self.schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self.optimizer, config.peak_lr, total_steps=self.steps, pct_start=rise
-        )
+        self.optimizers = optimizers_for(model, config)
+        self.schedules = [schedule_for(optimizer, config, self.steps) for optimizer in self.optimizers]
 
     def batches(self, epoch: int) -> Iterator[Batch]:
         order = torch.Generator().manual_seed(seed_for(self.config.seed, 0, epoch))
@@ -201,37 +235,37 @@ class TrainingRun:
 
     def take_step(self, batch: Batch, name: str) -> float:
         loss = loss_of(self.model.train(), batch, self.config, seed_for(self.config.seed, 1, len(self.losses)))
-        self.optimizer.zero_grad()
+        self.model.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_norm)
         if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
-            found = f"the loss is {loss.item()} and its gradient's length {norm.item()}"
             sources = f"a batch of {len(batch.source)} sources, the first of them {batch.source[0].tolist()}"
+            found = f"the loss is {loss.item()} and its gradient's length {norm.item()}"
             raise ValueError(f"{name}, {sources}: {found}; lower peak_lr = {self.config.peak_lr}")
-        self.optimizer.step()
-        self.schedule.step()
+        for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
+            optimizer.step()
+            schedule.step()
         return loss.item()
-
-    def made_of(self) -> dict[str, Any]:
-        "What a state belongs to: the configuration, and a hash of the examples."
-        return asdict(self.config) | {"examples": hashlib.sha256(repr(list(self.examples)).encode()).hexdigest()}
 
     def state_dict(self) -> dict[str, Any]:
         "All that the next step depends on, and the losses so far. The tensors are the run's own, not copies."
         return {
-            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(), "losses": self.losses, "made_of": self.made_of(),
+            "model": self.model.state_dict(), "optimizers": [each.state_dict() for each in self.optimizers],
+            "schedules": [each.state_dict() for each in self.schedules], "losses": self.losses,
+            "made_of": made_of(self.config, self.examples),
         }    # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         "Go on from this state. Raises ValueError where it is that of another training."
-        ours, theirs = self.made_of(), state["made_of"]
+        ours, theirs = made_of(self.config, self.examples), state["made_of"]
         if other := sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name)):
             found = "; ".join(f"{name} was {theirs.get(name)} and is {ours.get(name)}" for name in other)
             raise ValueError(f"this is the state of another training: {found}; give the same, or start anew")
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
+        for schedule, kept in zip(self.schedules, state["schedules"], strict=True):
+            schedule.load_state_dict(kept)
         self.losses = list(state["losses"])
 
 # %% ../../notebooks/13_training.ipynb #train
