@@ -64,3 +64,17 @@ def test_padding_keeps_every_row_and_marks_exactly_the_rest(rows, pad_id):
 def test_no_sequence_is_refused():
     with pytest.raises(ValueError, match="no sequence to pad; give at least one"):
         pad([])
+
+
+def test_a_vocabulary_says_what_is_wrong_with_it():
+    with pytest.raises(ValueError) as refused:
+        Vocabulary(("<a>", "<b>", "<c>", "x"))    # "<a>" is before "<pad>", as strings go
+    assert str(refused.value).endswith("starts with ('<pad>', '<s>', '</s>'), not with ('<a>', '<b>', '<c>')")
+    with pytest.raises(ValueError) as refused:
+        Vocabulary.of("xyz").encode("xa")
+    assert str(refused.value) == "unknown symbols ['a']; this vocabulary has x y z"
+
+
+def test_a_vocabulary_is_frozen():
+    with pytest.raises(AttributeError):
+        Vocabulary.of("xyz").symbols = ()

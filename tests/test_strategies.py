@@ -305,3 +305,9 @@ def test_beam_search_keeps_no_graph_and_gives_the_grad_mode_back():
         stack.register_forward_hook(lambda *_: modes.append(torch.is_grad_enabled()))
     beam_search(made, ids(2, 4), width=2, max_steps=2)
     assert modes == [False] * 3 and torch.is_grad_enabled()    # the source once, the tokens twice
+
+
+def test_what_changes_the_search_is_named():
+    with pytest.raises(TypeError):
+        beam_search(model(), ids(1, 3), None, 5)
+    assert len(beam_search(model=model(), source=ids(1, 3), source_mask=None, width=2, max_steps=2)[0]) == 2

@@ -27,6 +27,19 @@ shapes, dtypes, norm orders and masks, a few examples each, always the same ones
 `HYPOTHESIS_PROFILE=many make unit` searches with many new ones.
 Shapes in signatures are enforced here, by jaxtyping and beartype, and nowhere else.
 
+## Any mutation at all
+
+On 2026-11-23 all operators of cosmic-ray 8.7.0 were run over the twelve modules from `encoder_outputs` to `strategies`,
+annotations left out, with at most two replacements of one binary operator or comparison: 936 mutants.
+Each was run against its module's tests, those of bad input, and those of the modules that use it. 903 were killed.
+The 33 others change nothing that the package can do:
+
+- 28 write axis 1 for axis −1 of a tensor with two axes;
+- 2 write `+` for `|` between booleans;
+- `p >= 1` for `p == 1` in `top_p`, which refuses a p above 1;
+- in `beam_search`, the last of a step's positions for the first, where there is one, and another slot for the first
+  hypothesis, where the others are empty.
+
 ## Laws, and the mutations they kill
 
 `make mutants` breaks the package in each of these ways, one at a time, and fails unless the test meant for it does.
