@@ -4,6 +4,7 @@
 """
 
 import os
+import signal
 
 import pytest
 import torch
@@ -19,6 +20,14 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture
+def interruptible():
+    "Ctrl-C as in a terminal: a shell lets its background jobs ignore it."
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 # The package is imported inside: pytest reads this file before jaxtyping's import hook stands.

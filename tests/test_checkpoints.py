@@ -250,7 +250,7 @@ def test_a_folder_of_another_training_is_refused_and_left_alone(tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_ctrl_c_ends_the_step_saves_and_ends_the_training(tmp_path, uninterrupted):
+def test_ctrl_c_ends_the_step_saves_and_ends_the_training(tmp_path, uninterrupted, interruptible):
     run = new_run()
     step = run.take_step
 
@@ -267,7 +267,7 @@ def test_ctrl_c_ends_the_step_saves_and_ends_the_training(tmp_path, uninterrupte
     finish(tmp_path, uninterrupted)
 
 
-def test_a_second_ctrl_c_breaks_in_at_once():
+def test_a_second_ctrl_c_breaks_in_at_once(interruptible):
     with pytest.raises(KeyboardInterrupt), deferred_interrupt() as asked:
         signal.raise_signal(signal.SIGINT)
         assert len(asked) == 1

@@ -182,7 +182,7 @@ def test_the_version_is_the_packages(run, capsys):
 TINY = dict(d_model=8, encoder_layers=1, decoder_layers=1, progress=False)
 
 
-def test_a_training_that_is_stopped_says_how_to_go_on_and_does(run, monkeypatch, dictionary, tmp_path):
+def test_a_training_that_is_stopped_says_how_to_go_on_and_does(run, monkeypatch, dictionary, tmp_path, interruptible):
     some, made = dict(list(dictionary.items())[:400]), cli.train_pronouncer
     monkeypatch.setattr(cli, "read_cmudict", lambda: some)
     monkeypatch.setattr(cli, "train_pronouncer", lambda *args, **options: made(*args, **options, **TINY))

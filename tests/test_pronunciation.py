@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import few
 from speller import WORDS as SPELLED
@@ -123,6 +123,16 @@ def test_the_stored_sample_score_is_what_the_model_scores(trained, dictionary):
     assert found["words"] == stored["words"]
     assert found["wer"] == pytest.approx(stored["wer"], abs=3.5 / len(words))    # another processor may tip a tie
     assert found["per"] == pytest.approx(stored["per"], abs=0.002)
+
+
+@pytest.mark.skipif(settings.get_current_profile_name() != "many", reason="slow; HYPOTHESIS_PROFILE=many runs it")
+@pytest.mark.parametrize("kind, stress", [("stressless", False), ("stressed", True)])
+def test_the_stored_scores_are_what_the_model_scores_on_all_test_words(kind, stress, trained, dictionary):
+    words = [word for word in dictionary if split_of(word) == "test"]
+    found, stored = score(trained.transcribe(words), dictionary, stress), trained.notes["test"][kind]
+    assert found["words"] == stored["words"] == 10_677
+    assert found["wer"] == pytest.approx(stored["wer"], abs=0.002)
+    assert found["per"] == pytest.approx(stored["per"], abs=0.0005)
 
 
 def test_the_sample_stands_for_the_whole_test_part(trained):
