@@ -197,9 +197,9 @@ def test_a_training_that_is_stopped_says_how_to_go_on_and_does(run, monkeypatch,
     monkeypatch.setattr(TrainingRun, "take_step", take_step)
     command = ("train", "--out", str(tmp_path / "m"), "--epochs", "2", "--every", "50")
     status, out, err = run(*command)
-    assert (status, out) == (130, "") and "give the same command to go on" in err
+    assert (status, out) == (130, "") and "saved after step 2; give the same command to go on" in err
     status, out, err = run(*command)
-    assert status == 0 and "going on from step 2" in err and seen == list(range(len(seen)))
+    assert status == 0 and "the newest after step 2" in err and seen == list(range(len(seen)))
     assert run("train", "--out", str(tmp_path / "n"), "--epochs", "2")[0] == 0
     a, b = (TrainedModel.load(tmp_path / name).model.state_dict() for name in "mn")
     assert all(torch.equal(a[name], b[name]) for name in a)

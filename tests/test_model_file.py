@@ -1,6 +1,7 @@
 """A file keeps a model, and a stream of words is answered in order, greedily or with a beam."""
 
 import json
+import os
 import pickle
 from itertools import count, islice
 
@@ -12,6 +13,7 @@ from small import few
 from speller import small_pronouncer
 from torch.testing import assert_close
 
+from annotated_decoder import model_file
 from annotated_decoder.encoder_outputs import END, START, pad
 from annotated_decoder.generation import generate
 from annotated_decoder.model_file import TrainedModel
@@ -129,6 +131,57 @@ def test_greedy_streaming_is_generate():
     expected = [tuple(trained.target.decode(row)) for row in rows]
     assert [found[0].symbols for _, found in trained.stream(words)] == expected
     assert len(set(expected)) > 1
+
+
+@pytest.mark.parametrize("bad, why", [("cat", "'cat': unknown symbols ['t']"), ("a" * 12, "has 12 symbols; the model")])
+def test_words_before_a_bad_one_are_answered_and_it_is_named(bad, why):
+    answers, answered = talkative().stream(["cab", "bed", bad, "dad"]), []
+    with pytest.raises(ValueError) as refused:
+        answered.extend(word for word, _ in answers)
+    assert why in str(refused.value) and bad[:11] in str(refused.value)
+    assert answered == ["cab", "bed"]
+
+
+def test_words_before_a_broken_source_are_answered():
+    def source():
+        yield from ["cab", "bed"]
+        raise OSError("gone")
+
+    answered = []
+    with pytest.raises(OSError, match="gone"):
+        for word, _ in talkative().stream(source()):
+            answered.append(word)
+    assert answered == ["cab", "bed"]
+
+
+def test_one_string_is_no_list_of_words():
+    for ask in (talkative().stream, talkative().transcribe):
+        with pytest.raises(ValueError, match="'cab' is one string; give a list of words"):
+            ask("cab")
+
+
+def test_a_beam_leaves_out_what_says_padding_or_start():
+    for seed in range(4):
+        trained = small_pronouncer(seed, tied=False)
+        ((_, found),) = trained.stream(["cab"], beam=8, best=8)
+        assert len({answer.symbols for answer in found}) == len(found)
+
+
+def test_a_model_file_reaches_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    done, replace = [], os.replace
+    monkeypatch.setattr(model_file, "sync", lambda path: done.append(("sync", path.name)))
+    monkeypatch.setattr(os, "replace", lambda a, b: (done.append(("replace", b.name)), replace(a, b)))
+    small_pronouncer().save(tmp_path / "m")
+    assert done == [("sync", f"m.{os.getpid()}.part"), ("replace", "m"), ("sync", tmp_path.name)]
+
+
+def test_numbers_that_half_precision_has_not_are_refused(tmp_path):
+    trained = small_pronouncer()
+    with torch.no_grad():
+        trained.model.projection.bias[3] = 1e5
+    with pytest.raises(ValueError, match="projection.bias has numbers that half precision has not"):
+        trained.save(tmp_path / "m")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_stream_reads_no_further_ahead_than_it_says():

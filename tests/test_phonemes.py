@@ -17,6 +17,7 @@ phonemes = st.sampled_from(CONSONANTS + [vowel + digit for vowel in VOWELS for d
         ("K AE1 T", "kæt"), ("AH0 B AW1 T", "əˈbaʊt"), ("EH1 K S T R AH0", "ˈɛkstɹə"), ("B AH1 T ER0", "ˈbʌtɚ"),
         ("S IH1 NG IH0 NG", "ˈsɪŋɪŋ"), ("N EH1 B Y AH0 L AY2 Z IH0 NG", "ˈnɛbjəˌlaɪzɪŋ"), ("", ""), ("S T", "st"),
         ("B IY0 AE1 T R IH0 S", "biˈætɹɪs"), ("P ER0 F EH1 K T", "pɚˈfɛkt"), ("TH R IH1 L ER0", "ˈθɹɪlɚ"),
+        ("B EY2 ZH IH1 NG", "ˌbeɪˈʒɪŋ"), ("AE2 M B IH0 G Y UW1 AH0 T IY0", "ˌæmbɪˈɡjuəti"),
     ],
 )    # fmt: skip
 def test_words_are_written_as_dictionaries_write_them(arpabet, signs):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cache
 from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -220,6 +221,52 @@ def test_the_state_of_another_configuration_is_refused_by_name(change):
     was = getattr(taken(trained).config, name)
     with pytest.raises(ValueError, match=f"another training: {name} was {was} and is {value}; give the same"):
         other.load_state_dict(taken(trained).state_dict())
+
+
+OTHER_SHAPES = [{"dropout": 0.2}, {"n_heads": 4}, {"activation": "gelu"}, {"d_ff": 32}, {"n_layers": 2}]
+
+
+@pytest.mark.parametrize("change", OTHER_SHAPES)
+def test_the_state_of_another_model_is_refused_and_nothing_is_overwritten(change):
+    state = taken(small_pronouncer(d_model=8)).state_dict()
+    other = taken(small_pronouncer(seed=1, **{"d_model": 8} | change))
+    before = deepcopy(other.model.state_dict())
+    (name,) = change
+    with pytest.raises(ValueError, match=f"another training: .*decoder.{name} was .* and is {change[name]}"):
+        other.load_state_dict(state)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in other.model.state_dict().items())
+
+
+def test_what_is_no_state_is_refused():
+    with pytest.raises(ValueError, match="another training"):
+        taken(small_pronouncer(d_model=8)).load_state_dict({"losses": []})
+
+
+def test_two_iterations_do_not_take_turns():
+    run = taken(small_pronouncer(d_model=8))
+    first = iter(run)
+    next(first), next(iter(run))
+    with pytest.raises(ValueError, match="the run has gone on elsewhere, so step 2 is not the next one; load a state"):
+        next(first)
+
+
+def test_a_run_whose_step_broke_off_goes_on_only_from_a_state(monkeypatch):
+    run, whole = (taken(small_pronouncer(d_model=8)) for _ in range(2))
+    losses = list(whole)
+    list(islice(run, 3))
+    state = deepcopy(run.state_dict())
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(run.schedules[0], "step", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+        next(iter(run))
+    with pytest.raises(ValueError, match="a step broke off halfway, so step 4 is not the next one; load a state"):
+        next(iter(run))
+    run.load_state_dict(state)
+    assert list(run) == losses[3:]
+
+
+def test_a_configuration_of_numpys_numbers_is_one_of_pythons():
+    config = TrainingConfig(peak_lr=np.float64(1e-3))    # as np.logspace gives them
+    assert type(config.peak_lr) is float and config.peak_lr == 1e-3
 
 
 def test_the_state_of_other_examples_is_refused():

@@ -10,8 +10,8 @@ __all__ = ['numbered_words', 'print_steps', 'answers', 'lines', 'check_options',
 import argparse
 import json
 import os
-import shutil
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -101,6 +101,8 @@ def check_options(args: argparse.Namespace) -> tuple[int, int]:
 def run_pronounce(args: argparse.Namespace) -> int:
     beam, best = check_options(args)
     listed = read_cmudict() if args.dictionary else {}
+    if args.format != "arpabet" and isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")                     # IPA has no other
     if not args.words and isinstance(sys.stdin, TextIOWrapper):
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")    # a bad byte spoils its own line only
     refused: Counter = Counter()
@@ -123,19 +125,24 @@ def run_train(args: argparse.Namespace) -> int:
     folder = f"{check_target(args.out)}.checkpoints"                 # tried before the long part, not after it
     checkpoints = Checkpoints(folder, args.every)
     if there := checkpoints.steps():
-        print(f"going on from step {there[-1]}, found in {folder}", file=sys.stderr)
+        print(f"checkpoints are in {folder}, the newest after step {there[-1]}", file=sys.stderr)
     try:
-        trained = train_pronouncer(read_cmudict(), config, checkpoints=checkpoints)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(message, file=sys.stderr)
+            trained = train_pronouncer(read_cmudict(), config, checkpoints=checkpoints)
     except KeyboardInterrupt:
-        print(f"stopped, and saved in {folder}; give the same command to go on", file=sys.stderr)
+        kept = f"saved after step {checkpoints.steps()[-1]}" if checkpoints.steps() else "nothing was saved yet"
+        print(f"stopped; {kept}; give the same command to go on", file=sys.stderr)
         raise
     trained.save(args.out)
-    shutil.rmtree(folder)
+    checkpoints.clear()
     print(f"wrote {args.out}; score it with: annotated-decoder evaluate --model {args.out} --store")
     return 0
 
 
 def run_evaluate(args: argparse.Namespace) -> int:
+    if not 1 <= args.beam <= 100:
+        raise ValueError(f"--beam is {args.beam}; give a number from 1 to 100")
     if args.store and args.beam != 1:
         raise ValueError("--store keeps the scores of greedy decoding; leave out --beam, or --store")
     if args.store and args.model is None:
@@ -209,9 +216,9 @@ def main() -> int:
             sys.stdout.flush()                                       # here, where a failure can be told
     except KeyboardInterrupt:
         return 130                                                   # as shells count it
-    except BrokenPipeError:                                          # whoever reads has read enough
+    except BrokenPipeError:
         abandon_output()
-        return 0
+        return 0 if "pronounce" in sys.argv[1:2] else 2              # of answers, whoever reads has read enough
     except OSError as error:
         print(f"annotated-decoder: {error}", file=sys.stderr)
         abandon_output()

@@ -167,7 +167,8 @@ def train_pronouncer(
     """A model of the dictionary's training words: letters in, phonemes with stress out.
 
     The other words of the dictionary are not looked at, except for the symbols in use. With `checkpoints` it
-    saves in between, and goes on from the newest of them. `shape` is that of `new_pronouncer`.
+    saves in between, and goes on from the newest of them; the note `minutes` is then None. `shape` is that of
+    `new_pronouncer`. Raises what `TrainingRun` and `train_resumably` raise.
     Chapter *The pronunciation model*.
     """
     config = config or TrainingConfig()

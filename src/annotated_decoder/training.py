@@ -5,8 +5,8 @@ data, batches, a loop that can be stopped and taken up again, and scores."""
 
 # %% auto #0
 __all__ = ['CMUDICT_SHA256', 'CMUDICT_NOTICE', 'MAX_LETTERS', 'Pronunciation', 'read_cmudict', 'split_of', 'Example', 'Batch',
-           'collate', 'batches', 'TrainingConfig', 'seed_for', 'made_of', 'loss_of', 'optimizers_for', 'schedule_for',
-           'TrainingRun', 'train', 'edit_distance', 'without_stress', 'score']
+           'collate', 'batches', 'TrainingConfig', 'seed_for', 'made_of', 'check_same', 'loss_of', 'optimizers_for',
+           'schedule_for', 'TrainingRun', 'train', 'edit_distance', 'without_stress', 'score']
 
 # %% ../../notebooks/13_training.ipynb #imports
 import hashlib
@@ -126,7 +126,10 @@ def batches(examples: Sequence[Example], letters: int, generator: torch.Generato
 # %% ../../notebooks/13_training.ipynb #training-config
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    "How a model is trained."
+    """How a model is trained. Raises ValueError for a value that cannot work.
+
+    Chapter *Training*.
+    """
 
     epochs: int = 10                    # passes over the examples
     letters_per_batch: int = 1_000      # source ids in a batch
@@ -143,6 +146,8 @@ class TrainingConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+        for name in ("peak_lr", "weight_decay", "smoothing", "max_norm"):
+            object.__setattr__(self, name, float(getattr(self, name)))    # NumPy's numbers too: they go into a file
         for name in ("peak_lr", "max_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be above 0 and finite")
@@ -159,16 +164,27 @@ def seed_for(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def made_of(config: TrainingConfig, examples: Sequence[Example]) -> dict[str, Any]:
-    "What the state of a training belongs to: the configuration, and a hash of the examples."
-    return asdict(config) | {"examples": hashlib.sha256(repr(list(examples)).encode()).hexdigest()}
+def made_of(model: EncoderDecoder, config: TrainingConfig, examples: Sequence[Example]) -> dict[str, Any]:
+    "What the state of a training belongs to: the configuration, the model's shape, and a hash of the examples."
+    sides = {"encoder": asdict(model.encoder.config), "decoder": asdict(model.decoder.config)}
+    parts = {"examples": list(examples), "parameters": [(n, p.shape, p.dtype) for n, p in model.named_parameters()]}
+    hashes = {name: hashlib.sha256(repr(part).encode()).hexdigest() for name, part in parts.items()}
+    return asdict(config) | {f"{side}.{k}": v for side, shape in sides.items() for k, v in shape.items()} | hashes
+
+
+def check_same(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    "ValueError where a state is made of something else than a run is."
+    if other := sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)):
+        found = "; ".join(f"{name} was {theirs.get(name)} and is {ours.get(name)}" for name in other)
+        raise ValueError(f"this is the state of another training: {found}; give the same, or start anew")
 
 
 def loss_of(model: EncoderDecoder, batch: Batch, config: TrainingConfig, seed: int) -> Float[Tensor, ""]:
     "The loss of a batch, its dropout drawn from `seed`; the caller's random numbers are left alone."
     device = next(model.parameters()).device
     source, source_mask, inputs, targets, target_mask = batch.to(device)
-    with torch.random.fork_rng(devices=[]), torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
+    forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with forked, torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16):
         torch.manual_seed(seed)
         logits = model(source, inputs, source_mask)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))    # bfloat16 is too coarse for a loss
@@ -206,9 +222,9 @@ class TrainingRun:
 
     Under a one-cycle schedule: the learning rate goes up to its peak and down to nearly 0, AdamW's β₁ (the momentum)
     the other way round. `state_dict` is all that the next step depends on; a run of the same model, examples and
-    configuration that has loaded it goes on to the same weights, bit by bit on the same machine and threads.
-    Raises ValueError where there are no examples, and where a loss or a gradient is no longer a number: that step is
-    not taken.
+    configuration that has loaded it goes on to the same weights, bit by bit on the same machine, torch and threads.
+    Raises ValueError where there are no examples; where a loss or a gradient is no number, and that step is not
+    taken; and where a step broke off halfway, or another iteration has gone on.
     Chapter *Training*.
     """
 
@@ -217,6 +233,7 @@ class TrainingRun:
             raise ValueError("there are no examples to train on; give at least one")
         self.model, self.examples, self.config = model, examples, config
         self.losses: list[float] = []
+        self.halfway = False                                        # True where a step broke off in its middle
         self.epoch_steps = sum(1 for _ in self.batches(0))          # as many in every epoch
         self.steps = config.epochs * self.epoch_steps
         self.optimizers = optimizers_for(model, config)
@@ -229,9 +246,11 @@ class TrainingRun:
     def __iter__(self) -> Iterator[float]:
         while len(self.losses) < self.steps:
             epoch, done = divmod(len(self.losses), self.epoch_steps)
-            for batch in islice(self.batches(epoch), done, None):
-                self.losses.append(self.take_step(batch, f"step {len(self.losses) + 1} (epoch {epoch + 1})"))
-                yield self.losses[-1]
+            for step, batch in enumerate(islice(self.batches(epoch), done, None), len(self.losses)):
+                if self.halfway or len(self.losses) != step:
+                    why = "a step broke off halfway" if self.halfway else "the run has gone on elsewhere"
+                    raise ValueError(f"{why}, so step {step + 1} is not the next one; load a state, or begin anew")
+                yield self.take_step(batch, f"step {step + 1} (epoch {epoch + 1})")
 
     def take_step(self, batch: Batch, name: str) -> float:
         loss = loss_of(self.model.train(), batch, self.config, seed_for(self.config.seed, 1, len(self.losses)))
@@ -240,11 +259,14 @@ class TrainingRun:
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_norm)
         if not (math.isfinite(loss.item()) and math.isfinite(norm.item())):
             sources = f"a batch of {len(batch.source)} sources, the first of them {batch.source[0].tolist()}"
-            found = f"the loss is {loss.item()} and its gradient's length {norm.item()}"
+            found = f"the loss is {loss.item()}, its gradient's length {norm.item()}"
             raise ValueError(f"{name}, {sources}: {found}; lower peak_lr = {self.config.peak_lr}")
+        self.halfway = True
         for optimizer, schedule in zip(self.optimizers, self.schedules, strict=True):
             optimizer.step()
             schedule.step()
+        self.losses.append(loss.item())
+        self.halfway = False
         return loss.item()
 
     def state_dict(self) -> dict[str, Any]:
@@ -252,21 +274,18 @@ class TrainingRun:
         return {
             "model": self.model.state_dict(), "optimizers": [each.state_dict() for each in self.optimizers],
             "schedules": [each.state_dict() for each in self.schedules], "losses": self.losses,
-            "made_of": made_of(self.config, self.examples),
+            "made_of": made_of(self.model, self.config, self.examples),
         }    # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         "Go on from this state. Raises ValueError where it is that of another training."
-        ours, theirs = made_of(self.config, self.examples), state["made_of"]
-        if other := sorted(name for name in ours | theirs if ours.get(name) != theirs.get(name)):
-            found = "; ".join(f"{name} was {theirs.get(name)} and is {ours.get(name)}" for name in other)
-            raise ValueError(f"this is the state of another training: {found}; give the same, or start anew")
+        check_same(made_of(self.model, self.config, self.examples), state.get("made_of", {}))
         self.model.load_state_dict(state["model"])
         for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(kept)
         for schedule, kept in zip(self.schedules, state["schedules"], strict=True):
             schedule.load_state_dict(kept)
-        self.losses = list(state["losses"])
+        self.losses, self.halfway = list(state["losses"]), False
 
 # %% ../../notebooks/13_training.ipynb #train
 def train(
@@ -274,7 +293,8 @@ def train(
 ) -> list[float]:
     """Train in place, from the first step of a `TrainingRun` to its last; return the loss of each step.
 
-    The same seed, machine and number of threads give the same weights. The model is left in evaluation mode.
+    The same seed, machine, torch and number of threads give the same weights, where a process trains one model at a
+    time. The model is left in evaluation mode.
     Raises what `TrainingRun` raises.
     Chapter *Training*.
     """

@@ -96,6 +96,9 @@ def test_a_page_is_complete_quiet_and_accessible(views, site, page, view):
     assert tab.evaluate("document.documentElement.dataset.theme") == VIEWS[view][0]
     width = tab.evaluate("document.documentElement.scrollWidth")
     assert width <= VIEWS[view][1], f"the page is {width} px wide"
+    pictures = tab.locator("article img").evaluate_all("all => all.map(i => [i.src, i.alt, i.naturalWidth])")
+    assert [src for src, alt, _ in pictures if len(alt.split()) < 2] == [], "they do not say what they show"
+    assert [src for src, _, width in pictures if not width] == [], "they are not shown"
     tab.evaluate(ONE_OF_EACH_COLOUR)
     tab.evaluate(AXE)
     found = tab.evaluate("rules => axe.run({runOnly: rules})", RULES)
@@ -103,15 +106,6 @@ def test_a_page_is_complete_quiet_and_accessible(views, site, page, view):
     nodes = [(violation["id"], node) for violation in found["violations"] for node in violation["nodes"]]
     violations = [f"{rule}: {node['html'][:200]} {node['failureSummary']}" for rule, node in nodes]
     assert violations == [], "\n".join(violations)
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_every_picture_says_what_it_shows(views, site, page):
-    tab = views["light"]
-    visit(tab, site + page)
-    pictures = tab.locator("article img").evaluate_all("all => all.map(i => [i.src, i.alt, i.naturalWidth])")
-    assert [src for src, alt, _ in pictures if len(alt.split()) < 2] == []
-    assert [src for src, _, width in pictures if not width] == []
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -126,9 +120,9 @@ def test_the_keyboard_reaches_every_control(views, site, page):
       document.addEventListener("focusin", e => { if (e.target.dataset.number) e.target.dataset.reached = 1; });
       return usable.length;
     }""")
-    for _ in range(2 * wanted + 20):
+    for n in range(2 * wanted + 20):
         tab.keyboard.press("Tab")
-        if tab.locator("[data-number]:not([data-reached])").count() == 0:
+        if n % 10 == 9 and tab.locator("[data-number]:not([data-reached])").count() == 0:
             break
     left = tab.locator("[data-number]:not([data-reached])").evaluate_all("""all => all
       .filter(e => e.checkVisibility({visibilityProperty: true}))    // a section of the contents may have folded
