@@ -20,13 +20,14 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from small import VOCAB, config, ids, mask, model, noise
 
-from annotated_decoder import model_file
+from annotated_decoder import cli, model_file
 from annotated_decoder.attention import MultiHeadAttention
 from annotated_decoder.caching import Cache
 from annotated_decoder.cross_attention import memory_keys_values
 from annotated_decoder.encoder_outputs import Vocabulary
 from annotated_decoder.generation import generate
 from annotated_decoder.model_file import TrainedModel, read_model, write_model
+from annotated_decoder.phonemes import ipa
 from annotated_decoder.pronunciation import check_word, pronounce, steps
 from annotated_decoder.softmax import cross_entropy, softmax
 from annotated_decoder.strategies import beam_search, sampler, top_k, top_p
@@ -477,6 +478,26 @@ def test_the_command_line_answers_what_it_can(line, given_lines, status, words, 
     for found, parts in zip(run.stderr.decode().splitlines(), complaints, strict=True):
         assert [part for part in parts if part not in found] == [], found
     assert run.returncode == status
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_ipa_is_utf8_whatever_the_locale(encoding):
+    environment = PLAIN | {"PYTHONIOENCODING": encoding}
+    run = subprocess.run([SCRIPT, "pronounce", "--format", "ipa", "decoder"], capture_output=True, env=environment)
+    assert (run.returncode, run.stderr) == (0, b"")
+    assert run.stdout.decode() == f"decoder\t{ipa(pronounce('decoder'))}\n"
+
+
+@pytest.mark.parametrize("arguments, status", [("pronounce cat", 0), ("evaluate", 2), ("train --out m", 2)])
+def test_only_a_reader_of_answers_may_go(arguments, status, monkeypatch):
+    def broken(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "argv", ["annotated-decoder", *arguments.split()])
+    for name in ("run_pronounce", "run_evaluate", "run_train"):
+        monkeypatch.setattr(cli, name, broken)
+    monkeypatch.setattr(cli, "abandon_output", lambda: None)
+    assert cli.main() == status
 
 
 def started(given_lines):
