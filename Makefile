@@ -13,7 +13,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 # One thread each, so that a sum is added up in the same order on every machine.
 QUIET := OMP_NUM_THREADS=1 PYTHONHASHSEED=0 PYDEVD_DISABLE_FILE_VALIDATION=1 JUPYTER_PLATFORM_DIRS=1
 
-.PHONY: help book serve test lint unit notebooks mutants alone pages export run weights evaluate peers speed dist clean
+.PHONY: help book serve test lint unit notebooks mutants alone pages export run weights evaluate peers speed ablation dist clean
 
 help:  ## list the commands
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1 \2/p' $(MAKEFILE_LIST) | while read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
@@ -79,7 +79,10 @@ peers: $(READY)  ## the pronunciation model beside others, on the same words (es
 	$(BIN)/python benchmarks/peers.py
 
 speed: $(READY)  ## training beside torch.nn.Transformer, in turns
-	$(BIN)/python benchmarks/training_speed.py
+	$(BIN)/python benchmarks/training_speed.py --save
+
+ablation: $(READY)  ## short trainings that differ in one thing each (a few minutes for each)
+	$(BIN)/python benchmarks/ablation.py
 
 dist: $(READY)  ## build the source archive and the wheel into dist
 	$(BIN)/python -m build --no-isolation --outdir dist .

@@ -75,11 +75,11 @@ def run(name: str, settings: dict) -> dict:
 
 def table(results: dict[str, dict]) -> str:
     "The results as Markdown; each trial by what it changes of the first."
-    first = trials()[next(iter(results))]
+    first = next(iter(trials().values()))
     lines = [
         "# What each idea buys", "",
-        f"Trainings of {first['epochs']} epoch(s), one thread each, scored on the validation words. Between two seeds",
-        "the error rates differ as the rows of the first trial do.", "",
+        f"Trainings of {first['epochs']} epoch(s), one thread each, scored on the validation words. The second row",
+        "differs from the first by its seed alone: less than that is chance.", "",
         "| trial | changed | parameters | processor minutes | loss | WER % | PER % | WER %, with stress |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]    # fmt: skip
@@ -107,6 +107,15 @@ def main() -> None:
     results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     waiting = args.names or [name for name in listed if results.get(name, {}).get("settings") != listed[name]]
     running: dict[str, subprocess.Popen] = {}
+    try:
+        work_off(waiting, running, results, listed)
+    finally:
+        for process in running.values():
+            process.terminate()
+
+
+def work_off(waiting: list[str], running: dict, results: dict, listed: dict) -> None:
+    "Run what waits, two at a time; keep each result as it comes."
     while waiting or running:
         while waiting and len(running) < 2:
             name = waiting.pop(0)

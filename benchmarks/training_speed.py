@@ -1,7 +1,7 @@
 """Training pairs a second, all in turns in this one script: this book's model, torch.nn.Transformer of the same shape,
 batches of like length against random ones, and single precision against bfloat16; then where the time of a step goes.
 
-`python benchmarks/training_speed.py` prints the table and writes `training_speed.json` beside itself.
+`python benchmarks/training_speed.py` prints what it finds; with `--save` it writes `training_speed.json` beside itself.
 """
 
 import argparse
@@ -84,18 +84,20 @@ def main() -> None:
     options.add_argument("--rounds", type=int, default=7)
     options.add_argument("--threads", type=int, default=torch.get_num_threads())
     options.add_argument("--letters", type=int, default=1_000)
-    options.add_argument("--batches", type=int, default=12)
+    options.add_argument("--words", type=int, default=1_500)
+    options.add_argument("--save", action="store_true")
     args = options.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     dictionary = read_cmudict()
     trained = new_pronouncer(dictionary)
-    words = [word for word in dictionary if split_of(word) == "training"][::10]
+    training = [word for word in dictionary if split_of(word) == "training"]
+    words = training[:: max(1, len(training) // args.words)]
     examples = [trained.example(word, dictionary[word][0]) for word in words]
-    alike = list(batches(examples, args.letters, torch.Generator().manual_seed(0)))[: args.batches]
-    size = round(sum(len(batch.source) for batch in alike) / len(alike))
+    alike = list(batches(examples, args.letters, torch.Generator().manual_seed(0)))
+    size = -(-len(examples) // len(alike))                          # the same words in as many batches
     order = torch.randperm(len(examples), generator=torch.Generator().manual_seed(0)).tolist()
-    mixed = [collate([examples[j] for j in order[i * size : (i + 1) * size]]) for i in range(len(alike))]
+    mixed = [collate([examples[j] for j in order[i : i + size]]) for i in range(0, len(order), size)]
     contestants = {
         "torch.nn.Transformer": Contestant(Theirs(trained.model), alike),
         "this book": Contestant(new_pronouncer(dictionary).model, alike),
@@ -120,7 +122,8 @@ def main() -> None:
     result = {"machine": machine(), "pairs": sum(len(batch.source) for batch in alike), "rates": found}
     result["profile"] = {name: profile(contestants[name]) for name in ("this book", "this book, bfloat16")}
     print(json.dumps(result, indent=1))
-    (HERE / "training_speed.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    if args.save:
+        (HERE / "training_speed.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
