@@ -363,6 +363,13 @@ def test_what_cannot_work_is_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_what_a_crash_left_in_its_own_place_is_written_over(tmp_path):
+    (tmp_path / f"step-{EVERY}.part").mkdir()
+    (tmp_path / f"step-{EVERY}.part" / "state.pt").write_text("half")
+    train_resumably(new_run(), Checkpoints(tmp_path, EVERY, keep=9), progress=False)
+    assert Checkpoints(tmp_path).steps()[0] == EVERY and not list(tmp_path.glob("*.part"))
+
+
 def test_what_a_crash_left_is_cleared_and_other_things_stay(tmp_path):
     (tmp_path / "step-9-x.part").mkdir()
     (tmp_path / "step-9-x.part" / "state.pt").write_text("half")

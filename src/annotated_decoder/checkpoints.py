@@ -61,7 +61,8 @@ def sweep(folder: Path, pattern: str) -> None:
 def write_checkpoint(folder: Path, step: int, data: bytes) -> None:
     "A new folder with these bytes and their hash, which gets its name when it has reached the disk."
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"step-{step}-{os.getpid()}.part"
+    part = folder / f"step-{step}.part"
+    shutil.rmtree(part, ignore_errors=True)                         # what a crash in this place left
     part.mkdir()
     for name, content in (("state.pt", data), ("sha256", hashlib.sha256(data).hexdigest().encode())):
         (part / name).write_bytes(content)
@@ -137,10 +138,8 @@ class Checkpoints:
             place = self.folder / f"step-{step}"
             try:
                 data, digest = (place / "state.pt").read_bytes(), (place / "sha256").read_text("ascii", "replace")
-            except FileNotFoundError:
-                data, digest = b"", "missing"
-            except OSError as error:
-                data, digest = b"", f"unreadable: {error}"
+            except OSError:                                         # missing, or the disk cannot read it
+                data, digest = b"", "none"
             if hashlib.sha256(data).hexdigest() == digest:
                 return loaded(place, data)
             aside = Path(tempfile.mkdtemp(prefix=f"damaged-step-{step}-", dir=self.folder))
