@@ -24,8 +24,8 @@ from . import __version__
 from .checkpoints import Checkpoints
 from .model_file import TrainedModel, Transcription, check_target
 from .phonemes import ipa
-from .pronunciation import PRONOUNCER, check_word, pronouncer, steps, train_pronouncer
-from .training import Pronunciation, TrainingConfig, read_cmudict, score, split_of
+from .pronunciation import PRONOUNCER, RECIPE, check_word, pronouncer, steps, train_pronouncer
+from .training import Pronunciation, read_cmudict, score, split_of
 
 # %% ../../notebooks/A3_command_line.ipynb #pronounce-lines
 def numbered_words(lines: Iterable[str], kind: str, refused: Counter) -> Iterator[str]:
@@ -119,9 +119,7 @@ def run_pronounce(args: argparse.Namespace) -> int:
 
 # %% ../../notebooks/A3_command_line.ipynb #train-evaluate
 def run_train(args: argparse.Namespace) -> int:
-    config = TrainingConfig(
-        epochs=args.epochs, seed=args.seed, optimizer=args.optimizer, bfloat16=args.bfloat16
-    )
+    config = replace(RECIPE, epochs=args.epochs, seed=args.seed, bfloat16=not args.float32)
     folder = f"{check_target(args.out)}.checkpoints"                 # tried before the long part, not after it
     checkpoints = Checkpoints(folder, args.every)
     if there := checkpoints.steps():
@@ -177,11 +175,10 @@ def parser() -> argparse.ArgumentParser:
 
     make = commands.add_parser("train", help="train the model on the CMU Pronouncing Dictionary")
     make.add_argument("--out", required=True, metavar="FILE", help="the safetensors file to write")
-    make.add_argument("--epochs", type=int, default=TrainingConfig.epochs)
-    make.add_argument("--seed", type=int, default=TrainingConfig.seed)
+    make.add_argument("--epochs", type=int, default=RECIPE.epochs)
+    make.add_argument("--seed", type=int, default=RECIPE.seed)
     make.add_argument("--every", type=int, default=500, metavar="STEPS", help="steps from checkpoint to checkpoint")
-    make.add_argument("--optimizer", choices=["adamw", "muon"], default=TrainingConfig.optimizer)
-    make.add_argument("--bfloat16", action="store_true", help="faster on a processor that has it; other rounding")
+    make.add_argument("--float32", action="store_true", help="where a processor has no bfloat16; other rounding")
     make.set_defaults(run=run_train)
 
     check = commands.add_parser("evaluate", help="error rates on words that were not trained on")
