@@ -22,10 +22,11 @@ from tqdm import tqdm
 
 from . import __version__
 from .checkpoints import Checkpoints
-from .model_file import TrainedModel, Transcription, check_target
+from .model_file import TrainedModel, check_target
 from .phonemes import ipa
 from .pronunciation import PRONOUNCER, RECIPE, check_word, pronouncer, steps, train_pronouncer
 from .training import Pronunciation, read_cmudict, score, split_of
+from .transcribing import Transcription
 
 # %% ../../notebooks/A3_command_line.ipynb #pronounce-lines
 def numbered_words(lines: Iterable[str], kind: str, refused: Counter) -> Iterator[str]:

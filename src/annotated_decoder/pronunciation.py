@@ -174,7 +174,8 @@ def train_pronouncer(
 
     The other words of the dictionary are not looked at, except for the symbols in use. With `checkpoints` it
     saves in between, and goes on from the newest of them; the note `minutes` is then None. `config` is that of
-    the shipped model unless given, `shape` that of `new_pronouncer`. Raises what `TrainingRun` and `train_resumably` raise.
+    the shipped model unless given, `shape` that of `new_pronouncer`. Raises what `TrainingRun` and `train_resumably`
+    raise.
     Chapter *The pronunciation model*.
     """
     config = config or RECIPE
