@@ -26,12 +26,13 @@ import annotated_decoder
 from .caching import Cache
 from .checkpoints import Checkpoints, train_resumably
 from .decoder import StackConfig
+from .dictionary import CMUDICT_NOTICE, Pronunciation, split_of
 from .encoder_outputs import Vocabulary
 from .generation import EncoderDecoder, generate_steps
 from .looking_inside import record_attention
 from .model_file import TrainedModel
 from .softmax import softmax
-from .training import CMUDICT_NOTICE, Pronunciation, TrainingConfig, TrainingRun, split_of, train
+from .training import TrainingConfig, TrainingRun, train
 
 # %% ../../notebooks/A2_pronunciation.ipynb #pronouncer
 PRONOUNCER = Path(annotated_decoder.__file__).parent / "pronouncer.safetensors"
