@@ -22,10 +22,11 @@ from tqdm import tqdm
 
 from . import __version__
 from .checkpoints import Checkpoints
-from .model_file import TrainedModel, Transcription, check_target
+from .dictionary import Pronunciation, by_length, read_cmudict, report, score, split_of
+from .model_file import TrainedModel, check_target
 from .phonemes import ipa
 from .pronunciation import PRONOUNCER, RECIPE, check_word, pronouncer, steps, train_pronouncer
-from .training import Pronunciation, read_cmudict, score, split_of
+from .transcribing import Transcription
 
 # %% ../../notebooks/A3_command_line.ipynb #pronounce-lines
 def numbered_words(lines: Iterable[str], kind: str, refused: Counter) -> Iterator[str]:
@@ -146,11 +147,13 @@ def run_evaluate(args: argparse.Namespace) -> int:
     if args.store and args.model is None:
         raise ValueError("--store writes into a model's file; name it with --model")
     dictionary, trained = read_cmudict(), TrainedModel.load(PRONOUNCER if args.model is None else args.model)
+    if args.store:
+        check_target(args.model)                                     # tried before the long part, not after it
     words = [word for word in dictionary if split_of(word) == args.part]
     found = trained.transcribe(words, beam=args.beam, progress=True)
-    scores = {"stressless": score(found, dictionary), "stressed": score(found, dictionary, stress=True)}
     sample = {word: found[word] for word in words[::20]}             # few enough for a test to score again
-    scores["sample"] = score(sample, dictionary)
+    scores: dict = report(found, dictionary)
+    scores |= {"sample": score(sample, dictionary), "by_length": by_length(found, dictionary)}
     print(json.dumps(scores, indent=1))
     if args.store:
         replace(trained, notes=trained.notes | {args.part: scores}).save(args.model)
