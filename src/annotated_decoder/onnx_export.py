@@ -63,7 +63,8 @@ class EncoderPart(nn.Module):
     def __init__(self, model: EncoderDecoder):
         super().__init__()
         self.encoder = model.encoder
-        self.cross_attn = nn.ModuleList(layer.cross_attn for layer in model.decoder.layers)
+        layers: Any = model.decoder.layers
+        self.cross_attn: Any = nn.ModuleList(layer.cross_attn for layer in layers)
 
     def forward(
         self, source: Int[Tensor, "batch source"], source_mask: Bool[Tensor, "batch source"]
@@ -153,10 +154,10 @@ def compacted(model: Any) -> None:
 
 def graph_of(part: nn.Module, example: tuple, lengths: tuple, inputs: list[str], outputs: list[str]) -> bytes:
     "One ONNX file of this part. The example's lengths are open where `lengths` names them."
-    names = dict(input_names=inputs, output_names=outputs)
     with quiet(), torch.no_grad():
         program = torch.onnx.export(
-            part, example, dynamo=True, dynamic_shapes=lengths, opset_version=OPSET, verbose=False, **names
+            part, example, input_names=inputs, output_names=outputs, opset_version=OPSET, verbose=False,
+            dynamo=True, dynamic_shapes=lengths,
         )
     assert program is not None                                      # it is None where a file is named
     model = program.model_proto                                     # made anew at every call
@@ -286,8 +287,8 @@ class OnnxModel:
             raise ValueError(f"{stop} positions asked for, but max_len is {longest}; shorten the sequence")
         feeds = dict(zip((*self.self_names, *self.cross_names), (*past, *cross)))
         feeds |= {"tokens": tokens.astype(np.int64), "source_mask": source_mask.astype(bool)}
-        logits, *past = self.decoder.run(None, feeds)
-        return logits, past
+        logits, *longer = self.decoder.run(None, feeds)
+        return logits, longer
 
 # %% ../../notebooks/A9_onnx.ipynb #generate-onnx
 def most_probable(logits: np.ndarray) -> np.ndarray:
