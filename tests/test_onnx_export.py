@@ -1,4 +1,4 @@
-"""The files of ONNX give PyTorch's numbers and tokens, whatever the lengths; what cannot be exported or run is refused."""
+"""Files of ONNX give PyTorch's numbers and tokens, whatever the lengths; what cannot be exported or run is refused."""
 
 import importlib.util
 import json
@@ -29,7 +29,9 @@ KINDS = {  # one difference at least in each part that an export could get wrong
     "relative": dict(positions="relative", relative_buckets=4, relative_distance=5, norm="rms", gated=True,
                      activation="gelu_tanh", linear_bias=False, attention_scale=1.0, embedding_scale=1.0),
 }  # fmt: skip
-LENGTHS = [(1, 1, 0, 1), (3, 7, 0, 1), (2, 5, 0, 6), (1, 4, 1, 1), (5, 9, 1, 3), (3, 2, 4, 1), (2, 8, 5, 4), (4, 12, 11, 1)]
+LENGTHS = [
+    (1, 1, 0, 1), (3, 7, 0, 1), (2, 5, 0, 6), (1, 4, 1, 1), (5, 9, 1, 3), (3, 2, 4, 1), (2, 8, 5, 4), (4, 12, 11, 1)
+]    # batch, source, past, new  # fmt: skip
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -259,7 +261,7 @@ def test_missing_packages_are_named_with_what_to_install(tmp_path, monkeypatch, 
         "onnxruntime": lambda: OnnxModel(folder),
     }.items():
         monkeypatch.setattr(importlib.util, "find_spec", lambda name, gone=gone: None if name == gone else find(name))
-        with pytest.raises(ModuleNotFoundError, match=f"not installed: {gone}; pip install onnx onnxscript onnxruntime"):
+        with pytest.raises(ModuleNotFoundError, match=f"not installed: {gone}; pip install onnx onnx"):
             call()
     assert not list(tmp_path.iterdir())
 

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['MOST_POSITIONS', 'digest', 'check_target', 'sync', 'replace_file', 'write_model', 'read_model', 'check_promise',
-           'described', 'build_model', 'Transcription', 'greedy_with_scores', 'decoded', 'check_source_word', 'ordered',
-           'TrainedModel']
+           'half_at_most', 'half_if_exact', 'described', 'copies', 'new_model', 'build_model', 'Transcription',
+           'greedy_with_scores', 'decoded', 'check_source_word', 'ordered', 'TrainedModel']
 
 # %% ../../notebooks/A5_model_file.ipynb #imports
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -26,8 +26,10 @@ from tqdm import tqdm
 
 from .caching import Cache
 from .decoder import StackConfig
+from .embedding import Embedding
 from .encoder_outputs import END, PAD, START, Vocabulary, pad
 from .generation import EncoderDecoder, generate_steps
+from .projection import Projection
 from .softmax import log_softmax
 from .strategies import beam_search
 from .training import Example
@@ -124,31 +126,74 @@ def check_promise(side: str, config: StackConfig, tensors: Mapping[str, Tensor])
         raise ValueError(f"max_len of the {side} is {config.max_len}; at most {MOST_POSITIONS} are believed")
 
 
-def described(model: EncoderDecoder) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    "What `build_model` makes a model from: its shape, and its weights in half precision, a tied one once."
-    tied = model.projection.weight is model.decoder.embedding.tokens.weight
-    tensors = {k: v.half().cpu() for k, v in model.state_dict().items() if not (tied and k == "projection.weight")}
+def half_at_most(tensor: Tensor) -> Tensor:
+    "In half precision, be it exact or not."
+    return tensor.detach().half().cpu()
+
+
+def half_if_exact(tensor: Tensor) -> Tensor:
+    "In half precision where that holds every number exactly, else in single precision."
+    single = tensor.detach().float().cpu()
+    half = single.half()
+    return half if torch.equal(half.float(), single) else single
+
+
+def described(
+    model: EncoderDecoder, narrow: Callable[[Tensor], Tensor] = half_at_most
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    "What `build_model` makes a model from: its shape, and its weights as `narrow` leaves them, a tied one once."
+    if not isinstance(model.encoder.embedding, Embedding):
+        kind = type(model.encoder.embedding).__name__
+        raise ValueError(f"the encoder's embedding is {kind}; a file holds only a model that reads tokens")
+    table, head = model.decoder.embedding.tokens.weight, model.projection
+    about = {
+        "encoder": asdict(model.encoder.config),
+        "decoder": asdict(model.decoder.config),
+        "tied": head.weight is table,
+        "shared": model.encoder.embedding.tokens.weight is table,
+        "projection": {"bias": head.bias is not None, "scale": head.scale},
+    }
+    tensors = {k: narrow(v) for k, v in model.state_dict().items() if k not in copies(about)}
     if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
         raise ValueError(f"{broken[0]} has numbers that half precision has not (above 65,504, or NaN); train it anew")
-    return {"encoder": asdict(model.encoder.config), "decoder": asdict(model.decoder.config), "tied": tied}, tensors
+    return about, tensors
+
+
+# %% ../../notebooks/A5_model_file.ipynb #model-made
+def copies(about: Mapping[str, Any]) -> dict[str, str]:
+    "The names that stand for a tensor of another name, and that name."
+    names = {"tied": "projection.weight", "shared": "encoder.embedding.tokens.weight"}
+    return {name: "decoder.embedding.tokens.weight" for key, name in names.items() if about.get(key)}
+
+
+def new_model(about: Mapping[str, Any]) -> EncoderDecoder:
+    "A model of this shape, with the weights that chance gives it."
+    encoder, decoder = StackConfig(**about["encoder"]), StackConfig(**about["decoder"])
+    model = EncoderDecoder(encoder, decoder, tied=about["tied"])
+    table, source = model.decoder.embedding.tokens.weight, model.encoder.embedding
+    if head := about.get("projection"):                             # older files do not have it
+        shape, tied = (decoder.d_model, decoder.vocab_size), table if about["tied"] else None
+        model.projection = Projection(*shape, tied, bias=bool(head["bias"]), scale=float(head["scale"]))
+    if about.get("shared") and isinstance(source, Embedding):
+        source.tokens.weight = table
+    return model
 
 
 def build_model(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> EncoderDecoder:
     "The model of a file, in single precision and evaluation mode; an error where the file contradicts itself."
-    encoder, decoder = StackConfig(**about["encoder"]), StackConfig(**about["decoder"])
-    check_promise("encoder", encoder, tensors)                      # before anything of that size is made
-    check_promise("decoder", decoder, tensors)
+    tensors = {**tensors, **{name: tensors[there] for name, there in copies(about).items()}}
+    check_promise("encoder", StackConfig(**about["encoder"]), tensors)    # before anything of that size is made
+    check_promise("decoder", StackConfig(**about["decoder"]), tensors)
     with torch.device("meta"):                                      # shapes alone, they take no memory
-        shapes = EncoderDecoder(encoder, decoder, tied=about["tied"]).state_dict()
+        shapes = new_model(about).state_dict()
     expected, found = ({name: t.shape for name, t in some.items()} for some in (shapes, tensors))
-    if about["tied"]:
-        del expected["projection.weight"]                           # it is the token embedding's
     if wrong := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
         raise ValueError(f"the tensors {wrong} are missing, surplus or of another shape")
     with torch.random.fork_rng(devices=[]):                         # making a model draws random numbers
-        model = EncoderDecoder(encoder, decoder, tied=about["tied"])
-    model.load_state_dict(tensors, strict=False)                    # names and shapes have been compared
+        model = new_model(about)
+    model.load_state_dict(tensors)
     return model.eval()
+
 
 # %% ../../notebooks/A5_model_file.ipynb #transcription
 class Transcription(NamedTuple):
