@@ -94,6 +94,7 @@ def test_top_level_names_are_few_and_are_no_modules():
 def test_modules_keep_to_their_size():
     lengths = {p.stem: len(p.read_text().splitlines()) for p in PACKAGE.glob("*.py")}
     most = {"training": 340, "model_file": 290}    # data, loop and scores of one chapter; file and answers of one model
+    most["strategies"] = 350    # filters, constraints and two searches of one chapter
     assert {name: n for name, n in lengths.items() if n > most.get(name, 250)} == {}
 
 

@@ -5,7 +5,7 @@ others."""
 
 # %% auto #0
 __all__ = ['top_k', 'top_p', 'sampler', 'Hypothesis', 'expand', 'Slots', 'check_beam', 'beam_search', 'best_places', 'collect',
-           'Constraints', 'repeats', 'Pool', 'pooled_beam_search']
+           'repeats', 'Constraints', 'Pool', 'pooled_beam_search']
 
 # %% ../../notebooks/12_strategies.ipynb #imports
 from collections.abc import Callable
@@ -190,6 +190,17 @@ def collect(tokens: Int[Tensor, "width length"], total, lengths, length_penalty:
         if log_p > -torch.inf
     ]
 
+# %% ../../notebooks/12_strategies.ipynb #repeats
+def repeats(tokens: Int[Tensor, "batch length"], n: int, vocab_size: int) -> Bool[Tensor, "batch vocab"]:
+    "True for each token that would complete a run of n tokens that stands in its row already; for n = 0, for none."
+    banned = torch.zeros(len(tokens), vocab_size + 1, dtype=torch.bool, device=tokens.device)
+    if 0 < n <= tokens.shape[1]:
+        runs = tokens.unfold(1, n, 1)                                    # (b t) -> (b t-n+1 n)
+        newest = tokens[:, tokens.shape[1] - n + 1 :]                    # the n − 1 tokens that the next one follows
+        begun_so = (runs[..., :-1] == newest[:, None]).all(-1)           # (b t-n+1)
+        banned.scatter_(1, torch.where(begun_so, runs[..., -1], vocab_size), True)    # one column more, for the others
+    return banned[:, :vocab_size]
+
 # %% ../../notebooks/12_strategies.ipynb #constraints
 @dataclass(frozen=True, kw_only=True)
 class Constraints:
@@ -254,17 +265,6 @@ class Constraints:
         banned[:, self.end_id] |= length < self.min_length
         return logits.masked_fill(banned, -torch.inf)
 
-
-def repeats(tokens: Int[Tensor, "batch length"], n: int, vocab_size: int) -> Bool[Tensor, "batch vocab"]:
-    "True for each token that would complete a run of n tokens that stands in its row already; n = 0: none does."
-    banned = torch.zeros(len(tokens), vocab_size + 1, dtype=torch.bool, device=tokens.device)
-    if 0 < n <= tokens.shape[1]:
-        runs = tokens.unfold(1, n, 1)                                    # (b t) -> (b t-n+1 n)
-        newest = tokens[:, tokens.shape[1] - n + 1 :]                    # the n − 1 tokens that the next one follows
-        begun_so = (runs[..., :-1] == newest[:, None]).all(-1)           # (b t-n+1)
-        banned.scatter_(1, torch.where(begun_so, runs[..., -1], vocab_size), True)    # one column more, for the others
-    return banned[:, :vocab_size]
-
 # %% ../../notebooks/12_strategies.ipynb #pool
 class Pool:
     """The best `width` finished hypotheses of one source, best first, and whether it still takes others.
@@ -292,7 +292,7 @@ class Pool:
             hopeless = best / reach**self.length_penalty <= self.hypotheses[-1].score
             self.closed = self.closed or self.early_stopping is True or hopeless
 
-
+# %% ../../notebooks/12_strategies.ipynb #pool-search
 @torch.no_grad()
 def pooled_beam_search(
     model: EncoderDecoder,
