@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from .decoder import Decoder, StackConfig
-from .encoder import Encoder
+from .encoder import Encoder, Source
 from .projection import Projection
 from .softmax import softmax
 
@@ -26,21 +26,29 @@ class EncoderDecoder(nn.Module):
     """Encoder, decoder and projection; tied: the projection shares the target embedding's weight.
 
     `model(source, tokens)` scores every target position in one pass: logits (batch, target, vocab).
+    `source_embedding` stands in for the encoder's embedding of tokens, where the source is another.
     Raises ValueError where the two stacks differ in width.
     Chapter *The generation loop*; Vaswani et al. 2017, figure 1.
     """
 
-    def __init__(self, encoder: StackConfig, decoder: StackConfig, tied: bool = True):
+    def __init__(
+        self,
+        encoder: StackConfig,
+        decoder: StackConfig,
+        tied: bool = True,
+        *,
+        source_embedding: nn.Module | None = None,
+    ):
         super().__init__()
         if encoder.d_model != decoder.d_model:
             raise ValueError(f"the encoder is {encoder.d_model} wide, the decoder {decoder.d_model}; make them equal")
-        self.encoder = Encoder(encoder)
+        self.encoder = Encoder(encoder, source_embedding)
         self.decoder = Decoder(decoder)
         embedding = self.decoder.embedding.tokens
         self.projection = Projection(decoder.d_model, decoder.vocab_size, embedding.weight if tied else None)
 
     def encode(
-        self, source: Int[Tensor, "batch source"], source_mask: Bool[Tensor, "batch source"] | None = None
+        self, source: Source, source_mask: Bool[Tensor, "batch source"] | None = None
     ) -> Float[Tensor, "batch source d_model"]:
         "The memory: once for each source, however long the output."
         return self.encoder(source, source_mask)
@@ -57,7 +65,7 @@ class EncoderDecoder(nn.Module):
 
     def forward(
         self,
-        source: Int[Tensor, "batch source"],
+        source: Source,
         tokens: Int[Tensor, "batch target"],
         source_mask: Bool[Tensor, "batch source"] | None = None,
     ) -> Float[Tensor, "batch target vocab"]:
@@ -114,24 +122,14 @@ def check_allowed(logits: Float[Tensor, "batch vocab"], finished: Bool[Tensor, "
 
 # %% ../../notebooks/10_generation.ipynb #check-request
 def check_source(model: EncoderDecoder, source: Tensor, source_mask: Tensor | None) -> None:
-    """ValueError where the source is not a batch of the encoder's tokens, or its mask not True where they are real.
+    """ValueError where the encoder's embedding cannot read the source, or the mask is not True where it is real.
 
+    A module that stands in for the embedding of tokens says so in a `check` of its own, if it has one.
     Chapter *The generation loop*.
     """
-    shape, size = tuple(source.shape), model.encoder.config.vocab_size
-    if source.dtype not in (torch.int64, torch.int32) or source.dim() != 2 or not source.numel():
-        raise ValueError(f"the source is {source.dtype} of shape {shape}; give token ids of shape (batch, source)")
-    outside = source[(source < 0) | (source >= size)]
-    if len(outside):
-        raise ValueError(f"the source has token {outside[0].item()}; the encoder's vocabulary has 0 to {size - 1}")
-    if source_mask is None:
-        return
-    if source_mask.dtype != torch.bool or source_mask.shape != source.shape:
-        given = f"{source_mask.dtype} of shape {tuple(source_mask.shape)}"
-        raise ValueError(f"the source mask is {given}; give torch.bool of shape {shape}, True where a token is real")
-    if not source_mask.any(-1).all():
-        rows = (~source_mask.any(-1)).nonzero().flatten().tolist()
-        raise ValueError(f"source rows {rows} are fully masked: nothing to attend to; leave them out")
+    check = getattr(model.encoder.embedding, "check", None)
+    if check is not None:
+        check(source, source_mask)
 
 
 def check_request(
