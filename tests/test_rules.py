@@ -26,7 +26,7 @@ from small import (
 from annotated_decoder.caching import Cache
 from annotated_decoder.encoder_outputs import END, START
 from annotated_decoder.generation import EncoderDecoder, generate
-from annotated_decoder.rules import Constraints, pooled_beam_search
+from annotated_decoder.rules import Constraints, Pool, pooled_beam_search
 from annotated_decoder.strategies import beam_search
 
 # Prompts and constraints
@@ -193,6 +193,33 @@ def test_constraints_that_forbid_nothing_change_nothing(seed, dtype, length):
 
 # The pool of the finished
 
+CLOSED = [    # early_stopping, length penalty, the best sum of what goes on after 4 tokens: is a pool of two closed?
+    (True, 1.0, -0.1, True),
+    (False, 1.0, -1.9, False),    # both scores in the pool are −0.5
+    (False, 1.0, -2.0, True),
+    ("never", 1.0, -4.9, False),    # the limit is 10
+    ("never", 1.0, -5.0, True),
+    (False, 0.0, -1.9, False),    # the worst is −2
+    ("never", 0.0, -2.0, True),
+    (False, -1.0, -1.9, False),    # the worst is −8
+    ("never", -1.0, -1.9, False),
+    ("never", -1.0, -2.0, True),
+]
+
+
+@pytest.mark.parametrize("early_stopping, length_penalty, best, closed", CLOSED)
+def test_a_full_pool_closes_when_nothing_better_is_expected(early_stopping, length_penalty, best, closed):
+    pool = Pool(2, length_penalty, early_stopping, limit=10)
+    pool.offer([5, END], -1.0)
+    pool.close(-100.0, 3)
+    assert not pool.closed    # it has a place
+    pool.offer([6, 7, 8, END], -2.0)
+    pool.close(best, 4)
+    assert pool.closed == closed
+    pool.close(0.0, 5)
+    assert pool.closed == (closed or early_stopping is True)    # once closed, always closed
+    pool.offer([9, END], -0.2)
+    assert (len(pool.hypotheses), pool.hypotheses[0].log_probability) == (2, -1.0 if closed else -0.2)
 
 @few
 @given(seeds, shapes, st.integers(1, 3), st.integers(1, 3), st.sampled_from([0.0, 0.7, 1.0]))

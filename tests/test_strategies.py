@@ -28,7 +28,7 @@ from torch.testing import assert_close
 from annotated_decoder.caching import Cache
 from annotated_decoder.encoder_outputs import END, PAD
 from annotated_decoder.generation import EncoderDecoder, generate, generate_steps
-from annotated_decoder.strategies import beam_search, sampler, top_k, top_p
+from annotated_decoder.strategies import beam_search, best_places, sampler, top_k, top_p
 
 # Few distinct values, so that equals are common.
 tied_logits = st.builds(
@@ -307,3 +307,12 @@ def test_what_changes_the_search_is_named():
     with pytest.raises(TypeError):
         beam_search(model(), ids(1, 3), None, 5)
     assert len(beam_search(model=model(), source=ids(1, 3), source_mask=None, width=2, max_steps=2)[0]) == 2
+
+
+some_scores = st.lists(st.sampled_from([-2.0, 0.0, 0.5, 3.0, float("-inf"), float("nan")]), min_size=8, max_size=8)
+
+
+@given(st.lists(some_scores, min_size=1, max_size=3), st.integers(1, 8))
+def test_the_best_places_are_those_of_a_whole_stable_sort(rows, k):
+    scores = torch.tensor(rows)
+    assert torch.equal(best_places(scores, k), scores.argsort(dim=-1, descending=True, stable=True)[:, :k])
