@@ -166,10 +166,13 @@ def test_activations_are_those_of_transformers(ours, theirs):
     assert all((other - ACT2FN[theirs](x)).abs().max() > 1e-5 for other in others)
 
 
-@given(seeds, dtypes, sizes, st.sampled_from(list(TRANSFORMERS)))
+T5S = {"relu": "relu", "gelu_tanh": "gelu", "silu": "swish"}    # what T5's configurations call gelu is the tanh form
+
+
+@given(seeds, dtypes, sizes, st.sampled_from(list(T5S)))
 def test_a_gated_network_is_t5s(seed, dtype, length, activation):
     ours = seeded(lambda: FeedForward(6, 10, activation, gated=True, linear_bias=False), seed, dtype)
-    kind = T5Config(d_model=6, d_ff=10, feed_forward_proj=f"gated-{TRANSFORMERS[activation]}", dropout_rate=0.0)
+    kind = T5Config(d_model=6, d_ff=10, feed_forward_proj=f"gated-{T5S[activation]}", dropout_rate=0.0)
     theirs = T5DenseGatedActDense(kind).to(dtype)
     names = {"gate_proj": "wi_0", "up_proj": "wi_1", "down_proj": "wo"}
     theirs.load_state_dict({f"{names[k.split('.')[0]]}.weight": weight for k, weight in ours.state_dict().items()})
