@@ -30,7 +30,7 @@ from annotated_decoder.model_file import TrainedModel, read_model, write_model
 from annotated_decoder.phonemes import ipa
 from annotated_decoder.pronunciation import check_word, pronounce, steps
 from annotated_decoder.softmax import cross_entropy, softmax
-from annotated_decoder.strategies import beam_search, sampler, top_k, top_p
+from annotated_decoder.strategies import beam_search, pooled_beam_search, sampler, top_k, top_p
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -94,10 +94,28 @@ SOURCES = {  # a source, its mask: the value, the remedy
 }
 
 
-@pytest.mark.parametrize("decode", [generate, beam_search])
+@pytest.mark.parametrize("decode", [generate, beam_search, pooled_beam_search])
 @pytest.mark.parametrize("source, source_mask, value, remedy", SOURCES.values(), ids=SOURCES)
 def test_a_source_that_cannot_be_decoded_is_refused(decode, source, source_mask, value, remedy):
     refusal(ValueError, lambda: decode(model(), source, source_mask), value, remedy)
+
+
+PROMPTS = {  # a prompt for two sources: the value, the remedy
+    "an id too high": (torch.tensor([[1, 4], [1, VOCAB]]), f"prompt has token {VOCAB}", f"0 to {VOCAB - 1}"),
+    "an id below 0": (torch.tensor([[1, 4], [1, -1]]), "prompt has token -1", f"0 to {VOCAB - 1}"),
+    "floats": (torch.ones(2, 3), "torch.float32 of shape (2, 3)", "give token ids of shape (2, prompt)"),
+    "booleans": (torch.ones(2, 3, dtype=torch.bool), "torch.bool of shape (2, 3)", "give token ids"),
+    "one row for both": (ids(1, 3), "shape (1, 3)", "give token ids of shape (2, prompt)"),
+    "one dimension": (torch.tensor([1, 4]), "shape (2,)", "give token ids"),
+    "no token": (ids(2, 3)[:, :0], "shape (2, 0)", "the start symbol first"),
+    "too many tokens": (ids(2, 13), "prompt has 13 tokens", "positions for 1 to 12"),
+}
+
+
+@pytest.mark.parametrize("decode", [generate, beam_search, pooled_beam_search])
+@pytest.mark.parametrize("prompt, value, remedy", PROMPTS.values(), ids=PROMPTS)
+def test_a_prompt_that_cannot_be_read_is_refused(decode, prompt, value, remedy):
+    refusal(ValueError, lambda: decode(model(), ids(2, 3), prompt=prompt), value, remedy)
 
 
 def used_cache():
@@ -131,6 +149,8 @@ def trained_on(source, target):
 NAN, INF, ROW = float("nan"), float("inf"), torch.zeros(1, 5)
 REFUSED = {  # the call: the value, the remedy
     "an unknown strategy": (decoded(generate, choose="beam"), "choose is 'beam'", "give a function"),
+    "no constraint": (decoded(generate, constrain="none"), "constrain is 'none'", "give a function"),
+    "no constraint, beam": (decoded(beam_search, constrain=(3,)), "constrain is (3,)", "give a function"),
     "no strategy": (decoded(generate, choose=None), "choose is None", "give a function"),
     "training mode": (decoded(generate, lambda m: m.train()), "training mode", "call model.eval()"),
     "training mode, beam": (decoded(beam_search, lambda m: m.train()), "training mode", "call model.eval()"),

@@ -84,7 +84,7 @@ def test_a_position_past_the_last_is_refused(length, start):
 
 
 def test_an_unknown_kind_of_position_is_refused():
-    with pytest.raises(ValueError, match="'sinusoidal' or 'learned', not 'rotary'"):
+    with pytest.raises(ValueError, match="positions is 'rotary'; known are sinusoidal, learned"):
         Embedding(11, 4, 6, "rotary")
 
 

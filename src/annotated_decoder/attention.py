@@ -65,11 +65,20 @@ class MultiHeadAttention(nn.Module):
     """Several attentions side by side, each on its own projection of queries, keys and values.
 
     It is one class for self-, cross- and cached attention: what differs is where `k` and `v` come from.
+    `linear_bias` gives each projection a bias; `scale` is 1/√head_dim unless given.
     Raises ValueError where `n_heads` does not divide `d_model` and no `head_dim` is given, and for numbers below 1.
     Chapter *Attention*; Vaswani et al. 2017, section 3.2.2.
     """
 
-    def __init__(self, d_model: int, n_heads: int, head_dim: int | None = None):
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        head_dim: int | None = None,
+        *,
+        linear_bias: bool = True,
+        scale: float | None = None,
+    ):
         super().__init__()
         if n_heads < 1 or (head_dim is not None and head_dim < 1):
             raise ValueError(f"n_heads is {n_heads} and head_dim {head_dim}; give numbers of at least 1")
@@ -77,11 +86,12 @@ class MultiHeadAttention(nn.Module):
             raise ValueError(f"{n_heads} heads do not divide d_model = {d_model}; give head_dim or other numbers")
         self.n_heads = n_heads
         self.head_dim = d_model // n_heads if head_dim is None else head_dim
+        self.scale = scale
         inner = n_heads * self.head_dim
-        self.q_proj = nn.Linear(d_model, inner)
-        self.k_proj = nn.Linear(d_model, inner)
-        self.v_proj = nn.Linear(d_model, inner)
-        self.out_proj = nn.Linear(inner, d_model)
+        self.q_proj = nn.Linear(d_model, inner, bias=linear_bias)
+        self.k_proj = nn.Linear(d_model, inner, bias=linear_bias)
+        self.v_proj = nn.Linear(d_model, inner, bias=linear_bias)
+        self.out_proj = nn.Linear(inner, d_model, bias=linear_bias)
 
     def split_heads(self, x: Float[Tensor, "batch length inner"]) -> Float[Tensor, "batch heads length head_dim"]:
         return x.unflatten(-1, (self.n_heads, self.head_dim)).transpose(1, 2)
@@ -100,6 +110,7 @@ class MultiHeadAttention(nn.Module):
         k: Float[Tensor, "batch heads keys head_dim"],
         v: Float[Tensor, "batch heads keys head_dim"],
         mask: Bool[Tensor, "..."] | None = None,
+        bias: Float[Tensor, "..."] | None = None,
     ) -> Float[Tensor, "batch target d_model"]:
-        heads = attention(self.queries(x), k, v, mask)              # (b h t head_dim)
-        return self.out_proj(heads.transpose(1, 2).flatten(2))      # (b h t head_dim) -> (b t inner) -> (b t d)
+        heads = attention(self.queries(x), k, v, mask, bias, self.scale)    # (b h t head_dim)
+        return self.out_proj(heads.transpose(1, 2).flatten(2))              # -> (b t inner) -> (b t d)

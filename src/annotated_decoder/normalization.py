@@ -35,6 +35,7 @@ class LayerNorm(nn.Module):
 class RMSNorm(nn.Module):
     """Each vector over its root mean square, then scaled per feature; no mean is taken off, no shift added.
 
+    The squares are taken in single precision at least: in half precision, that of 256 is beyond the largest number.
     Chapter *Normalization*; Zhang and Sennrich 2019.
     """
 
@@ -44,7 +45,8 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(d_model))
 
     def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        return x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return (x * (wide.square().mean(-1, keepdim=True) + self.eps).rsqrt()).to(x.dtype) * self.weight
 
 
 NORMS = {"layer": LayerNorm, "rms": RMSNorm}
