@@ -155,9 +155,9 @@ def run_evaluate(args: argparse.Namespace) -> int:
     sample = {word: found[word] for word in words[::20]}             # few enough for a test to score again
     scores: dict = report(found, dictionary)
     scores |= {"sample": score(sample, dictionary), "by_length": by_length(found, dictionary)}
-    print(json.dumps(scores, indent=1))
-    if args.store:
+    if args.store:                                                   # first, for who reads may stop reading
         replace(trained, notes=trained.notes | {args.part: scores}).save(args.model)
+    print(json.dumps(scores, indent=1))
     return 0
 
 # %% ../../notebooks/A3_command_line.ipynb #run-translate
