@@ -112,9 +112,9 @@ class Embedding(nn.Module):
 class RelativePositions(nn.Module):
     """A learned number for each head and each distance from query to key, to be added to self-attention's scores.
 
-    Distances share `n_buckets` buckets: each of the nearest has one, farther ones share, and all from about
-    `max_distance` on share the last. `bidirectional` keeps half of the buckets for keys after the query; without it,
-    these are in bucket 0, and a causal mask hides them. All numbers begin at 0.
+    Distances share `n_buckets` buckets: each of the nearest has one of its own, farther ones share, and the last is for
+    all from about `max_distance` on. `bidirectional` keeps half of the buckets for keys after the query; without it,
+    these are in bucket 0 and a causal mask hides them. All numbers begin at 0.
     Raises ValueError where no bucket is left for the farther ones.
     Chapter *Embedding and position*; Raffel et al. 2020, section 2.1.
     """
@@ -134,7 +134,7 @@ class RelativePositions(nn.Module):
         "The bucket of each distance, the key's position minus the query's."
         far = distance.abs() if self.bidirectional else (-distance).clamp(min=0)
         after = (distance > 0) * self.side if self.bidirectional else 0
-        # In single precision, as the weights were trained: at an edge another one may round to the next bucket.
+        # The logarithm in single precision, as where the weights were trained, so that no edge is rounded otherwise.
         grown = torch.log(far.clamp(min=self.alone).float() / self.alone) / math.log(self.max_distance / self.alone)
         shared = (self.alone + (grown * (self.side - self.alone)).long()).clamp(max=self.side - 1)
         return after + torch.where(far < self.alone, far, shared)
