@@ -121,7 +121,7 @@ OTHERS = {
     "T5: a distance too small": ("t5", {"relative_attention_max_distance": 1}, "relative_attention_max_distance there"),
     "T5: an epsilon below 0": ("t5", {"layer_norm_epsilon": -1.0}, "layer_norm_epsilon is -1.0", "must be a number"),
     "T5: a scale that is no truth": ("t5", {"scale_decoder_outputs": "no"}, "scale_decoder_outputs is 'no'", "true or"),
-    "Marian: unshared": ("marian", {"share_encoder_decoder_embeddings": False}, "no file has model.encoder.embed_tokens"),
+    "Marian: unshared": ("marian", {"share_encoder_decoder_embeddings": False}, "model.encoder.embed_tokens.weight"),
     "Marian: shared, perhaps": ("marian", {"share_encoder_decoder_embeddings": "yes"}, "'yes'", "not built here"),
     "Marian: positions by the million": ("marian", {"max_position_embeddings": 10**8}, "100000000", "at most 65536"),
     "Marian: an odd width": ("marian", dict(d_model=17, encoder_attention_heads=1, decoder_attention_heads=1), "17"),

@@ -4,15 +4,19 @@ import io
 import json
 import signal
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from speller import small_pronouncer
 
 from annotated_decoder import __version__, cli
+from annotated_decoder.dictionary import by_length, report, score, split_of
 from annotated_decoder.model_file import TrainedModel
 from annotated_decoder.phonemes import ipa
-from annotated_decoder.pronunciation import pronounce, pronouncer, steps
-from annotated_decoder.training import TrainingRun, score, split_of
+from annotated_decoder.pronunciation import RECIPE, pronounce, pronouncer, steps
+from annotated_decoder.training import TrainingRun
 
 
 @pytest.fixture
@@ -219,14 +223,41 @@ def test_train_writes_a_model_and_evaluate_stores_its_scores(run, monkeypatch, d
     status, _, _ = run("evaluate", "--model", str(path), "--store")
     after = TrainedModel.load(path)
     words = [word for word in some if split_of(word) == "test"]
-    found = before.transcribe(words)
+    found, stored = before.transcribe(words), after.notes["test"]
     assert status == 0
     assert after.notes["training"] == before.notes["training"]
-    assert after.notes["test"]["stressless"] == score(found, some)
-    assert after.notes["test"]["stressed"] == score(found, some, stress=True)
-    assert after.notes["test"]["sample"]["words"] == len(words[::20])
+    assert {kind: stored[kind] for kind in ("stressless", "stressed")} == report(found, some)
+    assert stored["sample"] == score({word: found[word] for word in words[::20]}, some)
+    assert stored["by_length"] == by_length(found, some) and len(stored["by_length"]) > 2
     weights = zip(before.model.parameters(), after.model.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in weights)
+
+
+@pytest.mark.parametrize("options, changes", [((), {}), (("--float32", "--seed", "7"), {"bfloat16": False, "seed": 7})])
+def test_train_is_the_recipe_but_for_what_is_asked(run, monkeypatch, tmp_path, options, changes):
+    given = []
+
+    def train_pronouncer(dictionary, config, checkpoints):
+        given.append((config, checkpoints.every))
+        return small_pronouncer()
+
+    monkeypatch.setattr(cli, "read_cmudict", lambda: {})
+    monkeypatch.setattr(cli, "train_pronouncer", train_pronouncer)
+    assert run("train", "--out", str(tmp_path / "m"), *options)[0] == 0
+    assert given == [(replace(RECIPE, **changes), 500)]
+    assert RECIPE.optimizer == "muon" and RECIPE.bfloat16 is True
+
+
+def test_a_model_that_cannot_be_written_is_refused_before_it_is_scored(run, monkeypatch, tmp_path):
+    small_pronouncer().save(tmp_path / "m")
+    before = (tmp_path / "m").read_bytes()
+    monkeypatch.setattr(cli, "read_cmudict", lambda: {"cab": [("K", "AE1", "B")]})
+    monkeypatch.setattr(TrainedModel, "transcribe", lambda *args, **options: pytest.fail("the scoring has begun"))
+    monkeypatch.setattr(Path, "touch", lambda path: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
+    status, out, err = run("evaluate", "--model", str(tmp_path / "m"), "--store")
+    assert (status, out) == (2, "") and err.count("\n") == 1
+    assert f"{tmp_path / 'm'} cannot be written" in err and "Read-only file system" in err
+    assert (tmp_path / "m").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
 def test_evaluate_stores_nothing_unless_asked(run, monkeypatch, dictionary):
