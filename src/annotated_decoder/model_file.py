@@ -181,13 +181,14 @@ def new_model(about: Mapping[str, Any]) -> EncoderDecoder:
 
 def build_model(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> EncoderDecoder:
     "The model of a file, in single precision and evaluation mode; an error where the file contradicts itself."
+    twice = copies(about).keys() & tensors.keys()                   # stored, though another stands for it
     tensors = {**tensors, **{name: tensors[there] for name, there in copies(about).items()}}
     check_promise("encoder", StackConfig(**about["encoder"]), tensors)    # before anything of that size is made
     check_promise("decoder", StackConfig(**about["decoder"]), tensors)
     with torch.device("meta"):                                      # shapes alone, they take no memory
         shapes = new_model(about).state_dict()
     expected, found = ({name: t.shape for name, t in some.items()} for some in (shapes, tensors))
-    if wrong := sorted(name for name in expected | found if expected.get(name) != found.get(name)):
+    if wrong := sorted(twice | {name for name in expected | found if expected.get(name) != found.get(name)}):
         raise ValueError(f"the tensors {wrong} are missing, surplus or of another shape")
     with torch.random.fork_rng(devices=[]):                         # making a model draws random numbers
         model = new_model(about)
