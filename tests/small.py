@@ -5,10 +5,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from annotated_decoder.decoder import Decoder, StackConfig
+from annotated_decoder.decoder import ACTIVATIONS, Decoder, StackConfig
+from annotated_decoder.embedding import POSITIONS, RelativePositions
 from annotated_decoder.encoder import Encoder
 from annotated_decoder.encoder_outputs import END
 from annotated_decoder.generation import EncoderDecoder
+from annotated_decoder.normalization import NORMS
 
 VOCAB = 11
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
@@ -25,9 +27,17 @@ shapes = st.fixed_dictionaries(
         "d_ff": st.sampled_from([3, 16]),
         "n_layers": st.integers(1, 3),
         "pre_norm": st.booleans(),
-        "norm": st.sampled_from(["layer", "rms"]),
-        "positions": st.sampled_from(["sinusoidal", "learned"]),
-        "activation": st.sampled_from(["relu", "gelu"]),
+        "norm": st.sampled_from(list(NORMS)),
+        "norm_eps": st.sampled_from([None, 1e-3]),
+        "activation": st.sampled_from(list(ACTIVATIONS)),
+        "gated": st.booleans(),
+        "linear_bias": st.booleans(),
+        "positions": st.sampled_from(POSITIONS),
+        "relative_buckets": st.sampled_from([4, 9, 32]),
+        "relative_distance": st.sampled_from([17, 128]),
+        "embedding_scale": st.sampled_from([None, 1.0]),
+        "embedding_norm": st.booleans(),
+        "attention_scale": st.sampled_from([None, 1.0]),
         "dtype": dtypes,
     }
 )
@@ -48,7 +58,7 @@ def config(**changes):
 
 
 def seeded(make, seed=0, dtype=torch.float64):
-    "What `make()` gives, in this precision and eval mode, its biases and norms moved off 0 and 1."
+    "What `make()` gives, in this precision and eval mode, its biases, relative ones too, and norms moved off 0 and 1."
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = make().to(dtype).eval()
@@ -56,6 +66,9 @@ def seeded(make, seed=0, dtype=torch.float64):
             for p in module.parameters():
                 if p.dim() == 1:
                     p.add_(torch.randn_like(p), alpha=0.2)
+            for part in module.modules():
+                if isinstance(part, RelativePositions):
+                    part.weight.normal_()
     return module
 
 

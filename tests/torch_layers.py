@@ -3,10 +3,12 @@
 import torch
 from small import shapes
 
-# torch's heads share d_model among them, and its layers have no RMSNorm.
+# torch's heads share d_model among them, and its layers have no RMSNorm, no other scale, no bias on the scores, no gate.
 torch_shapes = shapes.map(
     lambda shape: shape
-    | dict(d_model=shape["n_heads"] * shape["head_dim"], head_dim=None, norm="layer", positions="learned")
+    | dict(d_model=shape["n_heads"] * shape["head_dim"], head_dim=None, norm="layer", norm_eps=None)
+    | dict(positions="learned", attention_scale=None, linear_bias=True, gated=False)
+    | dict(activation={"silu": "relu", "gelu_tanh": "gelu"}.get(shape["activation"], shape["activation"]))
 )
 
 

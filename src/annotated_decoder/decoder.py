@@ -55,10 +55,12 @@ class FeedForward(nn.Module):
 
 # %% ../../notebooks/06_decoder.ipynb #limits
 def whole(value: Any) -> bool:
+    "Whether `value` is a whole number of at least 1."
     return isinstance(value, int) and value >= 1
 
 
 def number(value: Any) -> bool:
+    "Whether `value` is a number, and no boolean."
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
