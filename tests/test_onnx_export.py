@@ -11,6 +11,7 @@ import jaxtyping
 import numpy as np
 import onnx
 import pytest
+import reference
 import torch
 from small import assert_near, config, ids, mask, seeded
 from torch import nn
@@ -19,7 +20,9 @@ from annotated_decoder import onnx_export
 from annotated_decoder.caching import Cache
 from annotated_decoder.encoder_outputs import pad
 from annotated_decoder.generation import EncoderDecoder, generate
-from annotated_decoder.onnx_export import DecoderPart, EncoderPart, OnnxModel, export_onnx, generate_onnx
+from annotated_decoder.onnx_export import DecoderPart, EncoderPart, export_onnx
+from annotated_decoder.onnx_run import OnnxModel, generate_onnx, read_folder
+from annotated_decoder.pretrained import load_pretrained
 
 BOUND = 1e-5    # of the largest number, in single precision
 KINDS = {  # one difference at least in each part that an export could get wrong
@@ -163,6 +166,35 @@ def test_greedy_decoding_gives_the_tokens_of_pytorch(kind, exported):
     assert np.array_equal(short, expected[:, :1])
 
 
+def same_steps(ours, files, source, seen, tokens):
+    "Whatever is asked in one step, or one token at a time, is what PyTorch gives."
+    source, tokens = torch.as_tensor(source), torch.as_tensor(tokens)
+    numpy = None if seen is None else seen.numpy()
+    with torch.no_grad():
+        expected = ours.decode(tokens, ours.encode(source, seen), seen)
+    cross, past, found = files.encode(source.numpy(), numpy), files.empty(len(tokens)), []
+    for token in tokens.split(1, 1):
+        logits, past = files.step(token.numpy(), numpy, past, cross)
+        found.append(logits)
+    near([np.concatenate(found, 1)], [expected])
+
+
+@pytest.mark.parametrize("kind", ["marian", "t5, gated", "whisper"])
+def test_checkpoints_of_others_run_as_in_pytorch(kind, tmp_path):
+    reference.write(tmp_path / "theirs", kind)
+    ours, rows = load_pretrained(tmp_path / "theirs"), 5
+    source, seen = reference.source_for(kind, rows, torch.float32)
+    export_onnx(ours, tmp_path, source=source if seen is None else None)
+    files = OnnxModel(tmp_path)
+    same_steps(ours, files, source, seen, reference.tokens_for(rows))
+    found = generate_onnx(files, source.numpy(), None if seen is None else seen.numpy(), max_steps=14)
+    expected = generate(ours, source, seen, cache=Cache(), max_steps=14)
+    assert np.array_equal(found, expected.numpy()) and len(set(found.flatten().tolist())) > 4
+    if seen is None:
+        with pytest.raises(ValueError, match=r"the source is \(5, 5, 23\); give \(batch, \*\[5, 24\]\), and no mask"):
+            files.encode(source[:, :, 1:].numpy())
+
+
 def test_a_prompt_is_read_first_and_choose_has_the_last_word(exported):
     _, folder = exported("pre-norm")
     files, source, seen = OnnxModel(folder), ids(2, 5).numpy(), np.ones((2, 5), bool)
@@ -290,8 +322,14 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_export(tmp_path, 
 
 
 class Frames(nn.Module):
+    "An embedding that reads (batch, source, 6) numbers."
+
+    def __init__(self):
+        super().__init__()
+        self.proj = nn.Linear(6, 8)
+
     def forward(self, source):
-        return source
+        return self.proj(source)
 
 
 UNFIT = {
@@ -301,7 +339,7 @@ UNFIT = {
     "short encoder": (lambda: model(max_len=3), "max_len of the encoder is 3; give at least 4"),
     "frames": (
         lambda: EncoderDecoder(config(), config(), source_embedding=Frames()).eval(),
-        "the encoder's embedding is Frames; only a model that reads tokens can be exported",
+        "the encoder reads by Frames; give an example of its source where that is no Embedding",
     ),
 }
 
@@ -364,7 +402,7 @@ def test_an_export_that_breaks_off_leaves_whole_files_and_is_seen(tmp_path, monk
     monkeypatch.setattr(os, "replace", break_off)
     export_onnx(model(), tmp_path)
     assert order == ["encoder.onnx", "decoder.onnx", "model.json"]
-    assert onnx_export.read_folder(tmp_path)[1] == [b"old encoder", b"old decoder"]
+    assert read_folder(tmp_path)[1] == [b"old encoder", b"old decoder"]
     with pytest.raises(KeyboardInterrupt):
         export_onnx(model(), tmp_path)
     assert {p.name: p.read_bytes()[:3] for p in tmp_path.iterdir() if p.suffix == ".onnx"} == {
@@ -380,14 +418,15 @@ def test_requests_that_cannot_be_served_are_refused(exported):
     files, source, seen = OnnxModel(folder), ids(2, 5).numpy(), np.ones((2, 5), bool)
     hidden = seen.copy()
     hidden[1] = False
+    assert np.array_equal(generate_onnx(files, source), generate_onnx(files, source, seen))
     for bad, its_mask, message in (
         (source + 9, seen, "tokens from 0 to 10"),
         (source - 9, seen, "tokens from 0 to 10"),
         (source, hidden, "in every row one at least that the mask shows"),
-        (source, seen[:, 1:], r"the source is \(2, 5\) and its mask \(2, 4\)"),
+        (source, seen[:, 1:], r"the source is \(2, 5\), its mask \(2, 4\); give 1 to 12 tokens a row"),
         (source[0], seen[0], r"the source is \(5,\)"),
         (source[:, :0], seen[:, :0], r"the source is \(2, 0\)"),
-        (np.tile(source, 3), np.tile(seen, 3), "of 1 to 12 tokens"),
+        (np.tile(source, 3), np.tile(seen, 3), "give 1 to 12 tokens a row"),
     ):
         with pytest.raises(ValueError, match=message):
             files.encode(bad, its_mask)
