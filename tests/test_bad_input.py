@@ -29,8 +29,9 @@ from annotated_decoder.generation import generate
 from annotated_decoder.model_file import TrainedModel, read_model, write_model
 from annotated_decoder.phonemes import ipa
 from annotated_decoder.pronunciation import check_word, pronounce, steps
+from annotated_decoder.rules import pooled_beam_search
 from annotated_decoder.softmax import cross_entropy, softmax
-from annotated_decoder.strategies import beam_search, pooled_beam_search, sampler, top_k, top_p
+from annotated_decoder.strategies import beam_search, sampler, top_k, top_p
 
 
 @pytest.fixture(autouse=True, scope="module")
