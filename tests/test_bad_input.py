@@ -195,6 +195,9 @@ SHAPES = [
     *((name, x) for name in ("vocab_size", "max_len", "d_model", "n_heads", "d_ff", "n_layers") for x in (0, 2.5, "8")),
     *((name, x) for name in ("d_model", "n_layers") for x in (8.0, None, [8], NAN)),
     *(("head_dim", x) for x in (0, -1, 2.5, "4")),
+    *((name, x) for name in ("relative_buckets", "relative_distance") for x in (0, -8, 2.5, "8", None, NAN)),
+    *((name, x) for name in ("norm_eps", "embedding_scale", "attention_scale") for x in (0, -1.0, NAN, INF, "1", True)),
+    *((name, x) for name in ("gated", "linear_bias", "embedding_norm") for x in (0, 1, None, "no")),
     *((name, x) for name in ("pad_id", "start_id", "end_id") for x in (-1, VOCAB, 1.0, "1")),
     *(("dropout", x) for x in (-0.1, 1.0, NAN, "0.1", None)),
     *((name, x) for name in ("norm", "activation", "positions") for x in ("best", None, ["layer"])),
@@ -209,7 +212,13 @@ def test_a_shape_that_cannot_work_is_refused(name, value):
 
 def test_widths_that_do_not_fit_each_other_are_refused():
     refusal(ValueError, lambda: config(n_heads=3), "3 heads do not divide d_model = 8", "give head_dim")
-    refusal(ValueError, lambda: config(d_model=9, n_heads=3), "d_model = 9 must be even", "or positions learned")
+    for kind in ("sinusoidal", "sinusoidal_halves"):
+        odd = dict(d_model=9, n_heads=3, positions=kind)
+        refusal(ValueError, lambda odd=odd: config(**odd), "d_model = 9 must be even", "or positions learned")
+    for buckets, distance in ((3, 128), (32, 16), (8, 4)):
+        shape = dict(relative_buckets=buckets, relative_distance=distance)
+        value = f"relative_buckets is {buckets} and relative_distance {distance}"
+        refusal(ValueError, lambda shape=shape: config(**shape), value, "give at least 4 buckets, and a distance above")
 
 
 # Model files
@@ -351,6 +360,12 @@ LIES = {  # what the header says, its SHA-256 being right: the value in the mess
     "learned positions": (promise(positions="learned"), "embedding.positions' should be (4, 8) and is missing"),
     **{f"{name}, beyond all": (promise_both(**{name: 10**30}), "") for name in ("d_model", "d_ff", "vocab_size")},
     "head_dim, beyond all": (promise(head_dim=10**400), ""),
+    "relative positions": (promise(positions="relative"), "relative.weight"),
+    "buckets": (promise(positions="relative", relative_buckets=2**40, relative_distance=2**40), "relative.weight"),
+    "a gate": (promise(gated=True), "ffn.gate_proj.weight"),
+    "no biases": (promise(linear_bias=False), "q_proj.bias"),
+    "a norm on the embedding": (promise(embedding_norm=True), "embedding.norm.weight"),
+    "a string for a scale": (promise(attention_scale="1"), "attention_scale is '1'"),
     "vocab_size": (promise(vocab_size=12), "(12, 8)"),
     "vocab_size, huge": (promise(vocab_size=2**40), "(1099511627776, 8)"),
     "n_layers below 1": (promise(n_layers=-1), "n_layers is -1"),

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .caching import Cache
+from .encoder import Source
 from .encoder_outputs import END
 from .generation import EncoderDecoder, check_allowed, check_request
 from .softmax import log_softmax, softmax
@@ -135,7 +136,7 @@ def check_beam(width: int, length_penalty: float) -> None:
 @torch.no_grad()
 def beam_search(
     model: EncoderDecoder,
-    source: Int[Tensor, "batch source"],
+    source: Source,
     source_mask: Bool[Tensor, "batch source"] | None = None,
     *,
     width: int = 5,
@@ -296,7 +297,7 @@ class Pool:
 @torch.no_grad()
 def pooled_beam_search(
     model: EncoderDecoder,
-    source: Int[Tensor, "batch source"],
+    source: Source,
     source_mask: Bool[Tensor, "batch source"] | None = None,
     *,
     width: int = 5,
