@@ -14,7 +14,7 @@ from small import few
 from speller import small_pronouncer
 from torch.testing import assert_close
 
-from annotated_decoder import safe_files
+from annotated_decoder import model_file, safe_files
 from annotated_decoder.encoder_outputs import END, START, pad
 from annotated_decoder.generation import generate
 from annotated_decoder.model_file import TrainedModel
