@@ -363,7 +363,7 @@ LIES = {  # what the header says, its SHA-256 being right: the value in the mess
     "relative positions": (promise(positions="relative"), "relative.weight"),
     "buckets": (promise(positions="relative", relative_buckets=2**40, relative_distance=2**40), "relative.weight"),
     "a gate": (promise(gated=True), "ffn.gate_proj.bias"),
-    "no biases": (promise(linear_bias=False), "ffn.down_proj.bias' should be missing"),
+    "no biases": (promise(linear_bias=False), ".bias' should be missing"),
     "a norm on the embedding": (promise(embedding_norm=True), "embedding.norm.bias' should be (8,) and is missing"),
     "a string for a scale": (promise(attention_scale="1"), "attention_scale is '1'"),
     "vocab_size": (promise(vocab_size=12), "(12, 8)"),
