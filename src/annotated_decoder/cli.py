@@ -24,9 +24,10 @@ from tqdm import tqdm
 from . import __version__
 from .checkpoints import Checkpoints
 from .dictionary import Pronunciation, by_length, read_cmudict, report, score, split_of
-from .model_file import TrainedModel, check_target
+from .model_file import TrainedModel
 from .phonemes import ipa
 from .pronunciation import PRONOUNCER, RECIPE, check_word, pronouncer, steps, train_pronouncer
+from .safe_files import check_target
 from .transcribing import Transcription
 
 # %% ../../notebooks/A3_command_line.ipynb #pronounce-lines
