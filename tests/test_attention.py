@@ -114,6 +114,41 @@ def test_each_head_works_on_its_own_and_its_width_is_free(seed, dtype, d_model, 
     assert_near(attn(x, k, v), attn.out_proj(torch.cat(alone, -1)))
 
 
+@given(seeds, dtypes, sizes, sizes, sizes, st.sampled_from([None, 1.0, 0.3]), st.booleans())
+def test_a_bias_and_a_scale_reach_the_scores(seed, dtype, queries, past, n_heads, scale, linear_bias):
+    attn = seeded(lambda: MultiHeadAttention(6, n_heads, 3, linear_bias=linear_bias, scale=scale), seed, dtype)
+    keys = queries + past
+    x, source = (noise(2, n, 6, seed=seed + n, dtype=dtype) for n in (queries, keys))
+    bias, (k, v) = noise(n_heads, queries, keys, seed=seed, dtype=dtype), attn.keys_values(source)
+    seen = causal_mask(queries, keys)
+    hidden = bias.where(seen, -torch.inf)
+    heads = scaled_dot_product_attention(attn.queries(x), k, v, hidden, scale=scale)
+    assert_near(attn(x, k, v, seen, bias), attn.out_proj(heads.transpose(1, 2).flatten(2)))
+
+
+@given(seeds, dtypes, sizes, sizes, st.booleans())
+def test_a_key_bias_does_nothing_and_a_value_bias_moves_every_output_alike(seed, dtype, queries, n_heads, causal):
+    attn = seeded(lambda: MultiHeadAttention(6, n_heads, 3), seed, dtype)
+    x = noise(2, queries, 6, seed=seed, dtype=dtype)
+    seen = causal_mask(queries, queries) if causal else None
+
+    @torch.no_grad()
+    def moved(projection):
+        before = attn(x, *attn.keys_values(x), seen)
+        projection.bias.add_(noise(3 * n_heads, seed=seed, dtype=dtype))
+        return attn(x, *attn.keys_values(x), seen) - before
+
+    assert_near(moved(attn.k_proj), torch.zeros_like(x))
+    by_values = moved(attn.v_proj)
+    assert_near(by_values, by_values[:1, :1].expand_as(by_values))
+    assert by_values.abs().max() > 1e-3
+
+
+def test_without_linear_biases_there_are_four_matrices():
+    names = set(MultiHeadAttention(8, 2, linear_bias=False).state_dict())
+    assert names == {f"{name}_proj.weight" for name in ("q", "k", "v", "out")}
+
+
 @pytest.mark.parametrize(
     "n_heads, head_dim, message",
     [

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from small import VOCAB, config, ids, mask, model, noise
 
-from annotated_decoder import cli, model_file
+from annotated_decoder import cli
 from annotated_decoder.attention import MultiHeadAttention
 from annotated_decoder.caching import Cache
 from annotated_decoder.cross_attention import memory_keys_values
@@ -30,6 +30,7 @@ from annotated_decoder.model_file import TrainedModel, read_model, write_model
 from annotated_decoder.phonemes import ipa
 from annotated_decoder.pronunciation import check_word, pronounce, steps
 from annotated_decoder.rules import pooled_beam_search
+from annotated_decoder.safe_files import check_target
 from annotated_decoder.softmax import cross_entropy, softmax
 from annotated_decoder.strategies import beam_search, sampler, top_k, top_p
 
@@ -195,6 +196,9 @@ SHAPES = [
     *((name, x) for name in ("vocab_size", "max_len", "d_model", "n_heads", "d_ff", "n_layers") for x in (0, 2.5, "8")),
     *((name, x) for name in ("d_model", "n_layers") for x in (8.0, None, [8], NAN)),
     *(("head_dim", x) for x in (0, -1, 2.5, "4")),
+    *((name, x) for name in ("relative_buckets", "relative_distance") for x in (0, -8, 2.5, "8", None, NAN)),
+    *((name, x) for name in ("norm_eps", "embedding_scale", "attention_scale") for x in (0, -1.0, NAN, INF, "1", True)),
+    *((name, x) for name in ("gated", "linear_bias", "embedding_norm") for x in (0, 1, None, "no")),
     *((name, x) for name in ("pad_id", "start_id", "end_id") for x in (-1, VOCAB, 1.0, "1")),
     *(("dropout", x) for x in (-0.1, 1.0, NAN, "0.1", None)),
     *((name, x) for name in ("norm", "activation", "positions") for x in ("best", None, ["layer"])),
@@ -209,7 +213,13 @@ def test_a_shape_that_cannot_work_is_refused(name, value):
 
 def test_widths_that_do_not_fit_each_other_are_refused():
     refusal(ValueError, lambda: config(n_heads=3), "3 heads do not divide d_model = 8", "give head_dim")
-    refusal(ValueError, lambda: config(d_model=9, n_heads=3), "d_model = 9 must be even", "or positions learned")
+    for kind in ("sinusoidal", "sinusoidal_halves"):
+        odd = dict(d_model=9, n_heads=3, positions=kind)
+        refusal(ValueError, lambda odd=odd: config(**odd), "d_model = 9 must be even", "or positions learned")
+    for buckets, distance in ((3, 128), (32, 16), (8, 4)):
+        shape = dict(relative_buckets=buckets, relative_distance=distance)
+        value = f"relative_buckets is {buckets} and relative_distance {distance}"
+        refusal(ValueError, lambda shape=shape: config(**shape), value, "give at least 4 buckets, and a distance above")
 
 
 # Model files
@@ -347,6 +357,12 @@ LIES = {  # what the header says, its SHA-256 being right: the value in the mess
     "head_dim": (promise(head_dim=2**30), "(2147483648,)"),
     "n_heads": (promise(n_heads=2**30, head_dim=1), "(1073741824,)"),
     "max_len": (promise(max_len=2**31), "2147483648"),
+    "relative positions": (promise(positions="relative"), "relative.weight"),
+    "buckets": (promise(positions="relative", relative_buckets=2**40, relative_distance=2**40), "relative.weight"),
+    "a gate": (promise(gated=True), "ffn.gate_proj."),
+    "no biases": (promise(linear_bias=False), "_proj.bias"),
+    "a norm on the embedding": (promise(embedding_norm=True), "embedding.norm."),
+    "a string for a scale": (promise(attention_scale="1"), "attention_scale is '1'"),
     "max_len, learned": (promise(max_len=2**31, positions="learned"), "2147483648"),
     "learned positions": (promise(positions="learned"), "embedding.positions' should be (4, 8) and is missing"),
     **{f"{name}, beyond all": (promise_both(**{name: 10**30}), "") for name in ("d_model", "d_ff", "vocab_size")},
@@ -445,15 +461,15 @@ def test_where_no_file_can_be_made_is_refused_before_the_work(tmp_path, monkeypa
     if name == "m":
         monkeypatch.setattr(Path, "touch", no_more)
     path = tmp_path / name
-    refusal(ValueError, lambda: model_file.check_target(path), str(path), why, "give another")
+    refusal(ValueError, lambda: check_target(path), str(path), why, "give another")
     assert os.listdir(tmp_path) == ["f"]
 
 
 def test_trying_a_target_leaves_nothing_there(whole, tmp_path):
-    assert model_file.check_target(tmp_path / "new" / "m") == tmp_path / "new" / "m"
+    assert check_target(tmp_path / "new" / "m") == tmp_path / "new" / "m"
     assert os.listdir(tmp_path) == ["new"] and os.listdir(tmp_path / "new") == []
     before = whole.stat().st_mtime_ns, whole.read_bytes()
-    assert model_file.check_target(whole) == whole
+    assert check_target(whole) == whole
     assert (whole.stat().st_mtime_ns, whole.read_bytes()) == before
 
 

@@ -3,12 +3,25 @@
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small import assert_near, config, encoder, ids, lengths, mask, memory_for, other_token, seeds, shapes
+from small import (
+    VOCAB,
+    assert_near,
+    config,
+    encoder,
+    ids,
+    lengths,
+    mask,
+    memory_for,
+    other_token,
+    seeded,
+    seeds,
+    shapes,
+)
 from torch import nn
 from torch_layers import encoder_layer_state, torch_layer, torch_shapes
 
 from annotated_decoder.decoder import DecoderLayer
-from annotated_decoder.encoder import EncoderLayer
+from annotated_decoder.encoder import Encoder, EncoderLayer
 
 sizes = st.integers(1, 5)
 
@@ -67,6 +80,34 @@ def test_without_dropout_training_changes_nothing(seed, shape, sources):
     enc, real = encoder(seed, **shape), mask(*sources)
     source = ids(*real.shape, seed)
     assert torch.equal(enc.train()(source, real), enc.eval()(source, real))
+
+
+@given(seeds, shapes, lengths, sizes)
+def test_with_relative_positions_padding_may_stand_on_either_side(seed, shape, sources, extra):
+    enc, real = encoder(seed, **shape | dict(positions="relative")), mask(*sources, width=max(sources) + extra)
+    source = ids(*real.shape, seed)
+    left, left_real = source.flip(1), real.flip(1)    # the real tokens last, in the opposite order
+    memory = enc(left, left_real)
+    for row, length in enumerate(sources):
+        assert_near(memory[row, -length:], enc(left[row : row + 1, -length:])[0])
+
+
+def test_relative_positions_tell_what_comes_before_from_what_comes_after():
+    enc = encoder(positions="relative")
+    assert not torch.allclose(enc(torch.tensor([[5, 6, 7]]))[0, 1], enc(torch.tensor([[7, 6, 5]]))[0, 1], atol=1e-3)
+
+
+@given(seeds, shapes, lengths)
+def test_any_module_may_stand_in_for_the_embedding(seed, shape, sources):
+    shape |= dict(positions="relative", embedding_norm=False)    # nothing but the token's row
+    plain, real = encoder(seed, **shape), mask(*sources)
+    made = seeded(lambda: Encoder(plain.config, nn.Linear(VOCAB, shape["d_model"], bias=False)), seed, shape["dtype"])
+    rows = (plain.embedding.tokens.weight * plain.embedding.scale).T
+    layers = {name: weight for name, weight in plain.state_dict().items() if not name.startswith("embedding")}
+    made.load_state_dict(layers | {"embedding.weight": rows})
+    source = ids(*real.shape, seed)
+    features = nn.functional.one_hot(source, VOCAB).to(shape["dtype"])
+    assert_near(made(features, real)[real], plain(source, real)[real])
 
 
 def test_a_decoder_layer_is_an_encoder_layer_and_cross_attention():

@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small import assert_near, config, few, ids, lengths, mask, model, passes, seeded, seeds, shapes
+from small import assert_near, config, few, ids, lengths, mask, model, noise, passes, seeded, seeds, shapes
 from torch.testing import assert_close
 
 from annotated_decoder.caching import Cache
 from annotated_decoder.encoder_outputs import END, PAD, START, pad
-from annotated_decoder.generation import EncoderDecoder, generate, generate_steps, greedy
+from annotated_decoder.generation import EncoderDecoder, check_request, check_source, generate, generate_steps, greedy
 from annotated_decoder.strategies import beam_search
 
 caches = st.sampled_from([lambda: None, Cache])
@@ -234,3 +234,39 @@ def test_a_row_without_a_token_is_refused_by_its_row_and_a_finished_one_needs_no
 
     rows = generate(made, source, constrain=the_first_ends_and_then_has_nothing, max_steps=3).tolist()
     assert rows[0] == [END, PAD, PAD] and END not in rows[1] + rows[2]
+
+
+class Sound(torch.nn.Module):
+    "An embedding of features, of whose kind `check` lets finite ones through."
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(5, 8)
+        self.asked = []
+
+    def forward(self, source):
+        return self.linear(source)
+
+    def check(self, source, source_mask):
+        self.asked.append(source_mask)
+        if not source.isfinite().all():
+            raise ValueError("the sound has numbers that are not finite; cut them out")
+
+
+def test_another_kind_of_source_checks_itself_and_makes_the_memory():
+    sound, features = Sound(), noise(2, 4, 5)
+    made = seeded(lambda: EncoderDecoder(config(), config(), source_embedding=sound))
+    assert made.encoder.embedding is sound
+    assert made.encode(features).shape == (2, 4, 8)
+    tokens, real = ids(2, 3), mask(4, 2)
+    assert_close(made(features, tokens, real)[1:], made(features[1:, :2], tokens[1:]))
+    assert check_request(made, features, real, None) == 12 and sound.asked == [real]
+    with pytest.raises(ValueError, match="not finite; cut them out"):
+        check_request(made, features / 0, None, None)
+
+
+def test_a_module_without_a_check_is_taken_at_its_word():
+    made = seeded(lambda: EncoderDecoder(config(), config(), source_embedding=torch.nn.Linear(5, 8)))
+    check_source(made, noise(2, 4, 5), None)
+    with pytest.raises(ValueError, match="give token ids"):
+        check_source(model(), noise(2, 4, 5), None)

@@ -59,9 +59,26 @@ def test_the_listener_goes_even_after_an_error():
     assert not attn._forward_hooks
 
 
+@given(seeds, shapes, st.integers(1, 6), st.integers(1, 3))
+def test_scale_and_bias_are_heard_too(seed, shape, past, new):
+    dec, cache = decoder(seed, **shape | dict(positions="relative", attention_scale=0.3)), Cache()
+    attn, given_out = dec.layers[-1].self_attn, []
+    memory, tokens = memory_for(dec, 2, 4, seed), ids(2, past + new, seed)
+    dec(tokens[:, :past], memory, cache=cache)
+    attn.register_forward_hook(lambda _, inputs, out: given_out.append((inputs[2], out)))
+    with record_attention(attn) as recorded:
+        dec(tokens[:, past:], memory, cache=cache)
+    [weights], [(v, out)] = recorded, given_out
+    assert weights.shape[-2:] == (new, past + new)
+    assert_near(attn.out_proj((weights @ v).transpose(1, 2).flatten(2)), out)
+
+
 def test_a_mask_given_by_name_is_seen_too():
     attn, x = decoder().layers[0].self_attn, noise(2, 3, 8)
     hidden = mask(3, 1)[:, None, None]
+    far = torch.tensor([0.0, 0.0, 50.0], dtype=x.dtype)
     with record_attention(attn) as recorded:
         attn(x, *attn.keys_values(x), mask=hidden)
+        attn(x, *attn.keys_values(x), bias=far)
     assert torch.all(recorded[0][1, ..., 1:] == 0)
+    assert torch.all(recorded[1][..., 2] > 0.99)

@@ -14,7 +14,7 @@ from small import few
 from speller import small_pronouncer
 from torch.testing import assert_close
 
-from annotated_decoder import model_file
+from annotated_decoder import model_file, safe_files
 from annotated_decoder.encoder_outputs import END, START, pad
 from annotated_decoder.generation import generate
 from annotated_decoder.model_file import TrainedModel
@@ -171,7 +171,7 @@ def test_a_beam_leaves_out_what_says_padding_or_start():
 
 def test_a_model_file_reaches_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     done, replace = [], os.replace
-    monkeypatch.setattr(model_file, "sync", lambda path: done.append(("sync", path.name)))
+    monkeypatch.setattr(safe_files, "sync", lambda path: done.append(("sync", path.name)))
     monkeypatch.setattr(os, "replace", lambda a, b: (done.append(("replace", b.name)), replace(a, b)))
     small_pronouncer().save(tmp_path / "m")
     assert done == [("sync", f"m.{os.getpid()}.part"), ("replace", "m"), ("sync", tmp_path.name)]
@@ -187,9 +187,9 @@ def test_where_fsync_ends_at_the_drives_cache_more_is_asked_for(it_can, tmp_path
             raise OSError(45, "Operation not supported")
 
     macos = SimpleNamespace(F_FULLFSYNC=51, fcntl=fcntl)
-    monkeypatch.setattr(model_file, "fcntl", macos)
+    monkeypatch.setattr(safe_files, "fcntl", macos)
     monkeypatch.setattr(os, "fsync", lambda handle: asked.append(("fsync", os.fstat(handle).st_ino)))
-    model_file.sync(tmp_path)
+    safe_files.sync(tmp_path)
     inode = tmp_path.stat().st_ino
     assert asked == [(51, inode), ("fsync", inode)][: 1 if it_can else 2]
 
@@ -241,3 +241,33 @@ def test_a_stream_reads_no_further_ahead_than_it_says():
 def test_a_stream_that_cannot_be_is_refused_at_once(options, message):
     with pytest.raises(ValueError, match=message):
         talkative().stream(["cab"], **options)
+
+
+NEWER = "norm_eps gated linear_bias relative_buckets relative_distance embedding_scale embedding_norm attention_scale"
+
+
+def test_a_file_that_was_written_before_a_field_existed_is_loaded_with_its_default(tmp_path):
+    ours, path = small_pronouncer(), tmp_path / "old.safetensors"
+    ours.save(path)
+    about, tensors = model_file.read_model(path)
+    for side, name in ((side, name) for side in ("encoder", "decoder") for name in NEWER.split()):
+        del about[side][name]
+    model_file.write_model(path, about, tensors)
+    found = TrainedModel.load(path)
+    assert found.model.decoder.config == ours.model.decoder.config
+    source, tokens = torch.tensor([[3, 4, 2]]), torch.tensor([[1, 5, 4]])
+    assert_close(found.model(source, tokens), ours.model(source, tokens), atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize("norm", ["layer", "rms"])
+def test_a_file_keeps_every_switch(norm, tmp_path):
+    switches = dict(positions="relative", gated=True, linear_bias=False, embedding_norm=True, embedding_scale=1.0)
+    switches |= dict(norm=norm, norm_eps=1e-3, attention_scale=1.0, relative_buckets=8, relative_distance=20)
+    ours = small_pronouncer(**switches)
+    for stack in (ours.model.encoder, ours.model.decoder):
+        torch.nn.init.normal_(stack.relative.weight)
+    ours.save(tmp_path / "a.safetensors")
+    found = TrainedModel.load(tmp_path / "a.safetensors")
+    assert found.model.encoder.config == ours.model.encoder.config
+    source, tokens = torch.tensor([[3, 4, 2]]), torch.tensor([[1, 5, 4]])
+    assert_close(found.model(source, tokens), ours.model(source, tokens), atol=0.02, rtol=0.02)

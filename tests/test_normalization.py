@@ -1,5 +1,6 @@
 """Norms agree with torch, and `Residual` puts them where its switch says."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,22 +8,42 @@ from small import assert_near, dtypes, noise, seeded, seeds
 from torch import nn
 from torch.nn.functional import layer_norm, rms_norm
 from torch.testing import assert_close
+from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from annotated_decoder.normalization import LayerNorm, Residual, RMSNorm
 
 widths = st.integers(2, 9)
 
 
-@given(widths, seeds, dtypes, st.sampled_from([1.0, 1e-3]))
-def test_layer_norm_agrees_with_torch(width, seed, dtype, scale):
-    norm, x = seeded(lambda: LayerNorm(width), seed, dtype), scale * noise(2, 3, width, seed=seed, dtype=dtype)
+@given(widths, seeds, dtypes, st.sampled_from([1.0, 1e-3]), st.sampled_from([1e-5, 1e-2]))
+def test_layer_norm_agrees_with_torch(width, seed, dtype, scale, eps):
+    norm, x = seeded(lambda: LayerNorm(width, eps), seed, dtype), scale * noise(2, 3, width, seed=seed, dtype=dtype)
     assert_near(norm(x), layer_norm(x, (width,), norm.weight, norm.bias, norm.eps))
 
 
-@given(widths, seeds, dtypes, st.sampled_from([1.0, 1e-3]))
-def test_rms_norm_agrees_with_torch(width, seed, dtype, scale):
-    norm, x = seeded(lambda: RMSNorm(width), seed, dtype), scale * noise(2, 3, width, seed=seed, dtype=dtype)
+@given(widths, seeds, dtypes, st.sampled_from([1.0, 1e-3]), st.sampled_from([1e-6, 1e-2]))
+def test_rms_norm_agrees_with_torch(width, seed, dtype, scale, eps):
+    norm, x = seeded(lambda: RMSNorm(width, eps), seed, dtype), scale * noise(2, 3, width, seed=seed, dtype=dtype)
     assert_near(norm(x), rms_norm(x, (width,), norm.weight, norm.eps))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@given(widths, seeds, st.sampled_from([1.0, 300.0]), st.sampled_from([1e-6, 1e-2]))
+def test_rms_norm_is_t5s(dtype, width, seed, scale, eps):
+    ours, theirs = seeded(lambda: RMSNorm(width, eps), seed).to(dtype), T5LayerNorm(width, eps).to(dtype)
+    theirs.load_state_dict(ours.state_dict())
+    x = (scale * noise(2, 3, width, seed=seed)).to(dtype)
+    found, expected = ours(x), theirs(x)
+    assert found.dtype == dtype
+    if dtype == torch.float64:    # T5's squares are in single precision even here
+        assert_close(found, expected, atol=1e-6, rtol=1e-6)
+    else:
+        assert torch.equal(found, expected)
+
+
+def test_in_half_precision_large_numbers_are_not_wiped_out():
+    x = torch.full((1, 4), 300.0, dtype=torch.float16)    # its square is beyond the largest number
+    assert RMSNorm(4).half()(x).tolist() == [[1.0] * 4]
 
 
 def test_layer_norm_ignores_scale_and_shift_and_rms_norm_only_scale():

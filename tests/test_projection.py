@@ -31,11 +31,12 @@ def initial_loss(model):
     return cross_entropy(model(source, tokens), targets).item()
 
 
-@given(st.integers(1, 9), st.integers(1, 9), seeds, dtypes)
-def test_logits_are_affine_without_activation(d_model, vocab_size, seed, dtype):
-    head = seeded(lambda: Projection(d_model, vocab_size), seed, dtype)
+@given(st.integers(1, 9), st.integers(1, 9), seeds, dtypes, st.booleans(), st.sampled_from([1.0, 0.3]))
+def test_logits_are_affine_without_activation(d_model, vocab_size, seed, dtype, bias, scale):
+    head = seeded(lambda: Projection(d_model, vocab_size, bias=bias, scale=scale), seed, dtype)
     x = noise(2, 3, d_model, seed=seed, dtype=dtype)
-    assert_near(head(x), linear(x, head.weight, head.bias))
+    assert set(head.state_dict()) == ({"weight", "bias"} if bias else {"weight"})
+    assert_near(head(x), linear(scale * x, head.weight, head.bias))
     assert_near(head(2 * x) - head(x), head(x) - head(0 * x))
 
 

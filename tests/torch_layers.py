@@ -3,7 +3,7 @@
 import torch
 from small import shapes
 
-# torch's heads share d_model among them, and its layers have no RMSNorm, no other scale, no bias on the scores, no gate.
+# torch's heads share d_model among them; its layers have no RMSNorm, no other scale, no bias on the scores, no gate.
 torch_shapes = shapes.map(
     lambda shape: shape
     | dict(d_model=shape["n_heads"] * shape["head_dim"], head_dim=None, norm="layer", norm_eps=None)

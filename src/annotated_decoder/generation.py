@@ -165,7 +165,7 @@ def check_request(
 # %% ../../notebooks/10_generation.ipynb #generate-steps
 def generate_steps(
     model: EncoderDecoder,
-    source: Int[Tensor, "batch source"],
+    source: Source,
     source_mask: Bool[Tensor, "batch source"] | None = None,
     *,
     choose: Callable[[Tensor], Tensor] = greedy,
@@ -212,7 +212,7 @@ def generate_steps(
 # %% ../../notebooks/10_generation.ipynb #generate
 def generate(
     model: EncoderDecoder,
-    source: Int[Tensor, "batch source"],
+    source: Source,
     source_mask: Bool[Tensor, "batch source"] | None = None,
     *,
     choose: Callable[[Tensor], Tensor] = greedy,

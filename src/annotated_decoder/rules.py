@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from .encoder import Source
 from .encoder_outputs import END
 from .generation import EncoderDecoder, check_allowed, check_request
 from .strategies import Hypothesis, Slots, best_places, check_beam
@@ -124,7 +125,7 @@ class Pool:
 @torch.no_grad()
 def pooled_beam_search(
     model: EncoderDecoder,
-    source: Int[Tensor, "batch source"],
+    source: Source,
     source_mask: Bool[Tensor, "batch source"] | None = None,
     *,
     width: int = 5,

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .caching import Cache
+from .encoder import Source
 from .generation import EncoderDecoder, check_allowed, check_request
 from .softmax import log_softmax, softmax
 
@@ -133,7 +134,7 @@ def check_beam(width: int, length_penalty: float) -> None:
 @torch.no_grad()
 def beam_search(
     model: EncoderDecoder,
-    source: Int[Tensor, "batch source"],
+    source: Source,
     source_mask: Bool[Tensor, "batch source"] | None = None,
     *,
     width: int = 5,
