@@ -13,7 +13,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 # One thread each, so that a sum is added up in the same order on every machine.
 QUIET := OMP_NUM_THREADS=1 PYTHONHASHSEED=0 PYDEVD_DISABLE_FILE_VALIDATION=1 JUPYTER_PLATFORM_DIRS=1
 
-.PHONY: help book serve test lint unit notebooks mutants alone pages export run weights evaluate peers speed ablation dist clean
+.PHONY: help book serve test lint unit notebooks mutants alone pages export run weights evaluate kinds peers speed ablation dist clean
 
 help:  ## list the commands
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1 \2/p' $(MAKEFILE_LIST) | while read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
@@ -69,10 +69,16 @@ run: export  ## run every notebook from the top and store its outputs
 weights: $(READY)  ## train the shipped model anew (up to 40 minutes on 2 cores) and score it
 	$(BIN)/annotated-decoder train --seed 1 --out _build/pronouncer.safetensors
 	$(BIN)/annotated-decoder evaluate --model _build/pronouncer.safetensors --store
+	$(BIN)/python -m pip install --no-deps --quiet -r benchmarks/requirements.txt
+	$(BIN)/python benchmarks/kinds.py --model _build/pronouncer.safetensors --store
 	cp _build/pronouncer.safetensors src/annotated_decoder/pronouncer.safetensors
 
 evaluate: $(READY)  ## score the shipped model on all test words
 	$(BIN)/annotated-decoder evaluate
+
+kinds: $(READY)  ## the shipped model by kind of word: common or rare, name or not
+	$(BIN)/python -m pip install --no-deps --quiet -r benchmarks/requirements.txt
+	$(BIN)/python benchmarks/kinds.py
 
 peers: $(READY)  ## the pronunciation model beside others, on the same words (espeak-ng must be installed)
 	$(BIN)/python -m pip install --no-deps --quiet -r benchmarks/requirements.txt

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from systems import SYSTEMS, NotHere
 
+from annotated_decoder.dictionary import intervals, read_cmudict, score, split_of
 from annotated_decoder.pronunciation import machine
-from annotated_decoder.training import edit_distance, read_cmudict, score, split_of, without_stress
 
 HERE = Path(__file__).resolve().parent
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
@@ -66,25 +66,6 @@ class Worker:
         self.process.wait()
 
 
-def errors(predictions: Mapping[str, Sequence[str]], references: Mapping, stress: bool) -> dict:
-    "Error rates by the package's own score, with bootstrap 95 % intervals over words; the same draws for all systems."
-    found, strip = score(predictions, references, stress), list if stress else without_stress
-    nearest = [
-        min((edit_distance(strip(predicted), strip(listed)), len(listed)) for listed in references[word])
-        for word, predicted in predictions.items()
-    ]
-    edits, lengths = np.array(nearest).T
-    generator = np.random.default_rng(SEED)
-    draws = [generator.integers(len(edits), size=len(edits)) for _ in range(RESAMPLES)]
-    sums = {"wer": (edits > 0, np.ones_like(lengths)), "per": (edits, lengths)}
-    for rate, (above, below) in sums.items():
-        if not np.isclose(here := above.sum() / below.sum(), found[rate]):
-            raise RuntimeError(f"{rate} is {here} here and {found[rate]} by score(); count as it does")
-        low, high = np.quantile([above[drawn].sum() / below[drawn].sum() for drawn in draws], (0.025, 0.975))
-        found[f"{rate}_interval"] = [float(low), float(high)]
-    return found
-
-
 def prepared(names: Sequence[str], dictionary: Mapping, folder: Path) -> dict[str, dict]:
     "Each system's facts, or the reason why it cannot run here; what it learnt is in a folder of its name."
     pairs = [(word, p) for word, listed in dictionary.items() if split_of(word) == "training" for p in listed]
@@ -120,7 +101,8 @@ def measure(results: dict[str, dict], dictionary: Mapping, words: Sequence[str],
     for name, predictions in said.items():
         print(f"scoring {name}", file=sys.stderr)
         for key, stress in (("without_stress", False), ("with_stress", True)):
-            results[name][key] = errors(predictions, dictionary, stress)
+            found = intervals(predictions, dictionary, stress, resamples=RESAMPLES, seed=SEED)
+            results[name][key] = score(predictions, dictionary, stress) | found
 
 
 def row(*cells: str) -> str:

@@ -33,7 +33,7 @@ def interruptible():
 # The package is imported inside: pytest reads this file before jaxtyping's import hook stands.
 @pytest.fixture(scope="session")
 def dictionary():
-    from annotated_decoder.training import read_cmudict
+    from annotated_decoder.dictionary import read_cmudict
 
     return read_cmudict()
 

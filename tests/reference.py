@@ -62,14 +62,14 @@ ASKED = {
     "t5, gated": {},
     "whisper": dict(suppress_tokens=[1, 2, 7], begin_suppress_tokens=[3, 46]),
 }
-# Found by searching: seeds and end symbols with which transformers emits many tokens and rows of different lengths.
+# Found by searching: seeds and end symbols with which a wild one emits many tokens and rows of different lengths.
 CHOSEN = {"marian": (12, 17), "marian, two vocabularies": (27, 47), "bart": (2, 18)}
 CHOSEN |= {"t5": (3, 30), "t5, gated": (0, 33), "whisper": (1, 28)}
 PROMPT = dict(forced_decoder_ids=[[1, 10], [2, 11]], no_timestamps_token_id=12)    # Whisper's, after the start symbol
 
 
-def made(kind, seed=None, end=None, **changes):
-    "A random model of this kind, all of its norms and biases moved off 0 and 1."
+def made(kind, seed=None, end=None, wild=False, **changes):
+    "A random model of this kind, all of its norms and biases moved off 0 and 1; a wild one says many things."
     seed, end = seed if seed is not None else CHOSEN[kind][0], end if end is not None else CHOSEN[kind][1]
     model_class, config_class, sizes = KINDS[kind]
     with torch.random.fork_rng(devices=[]):
@@ -79,7 +79,7 @@ def made(kind, seed=None, end=None, **changes):
             for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
                 if not (name.endswith("embed_positions.weight") and model_class is MarianMTModel):
                     tensor.add_(torch.randn_like(tensor), alpha=0.2)
-                    tensor.mul_(3.0 if tensor.dim() > 1 else 1.0)
+                    tensor.mul_(3.0 if wild and tensor.dim() > 1 else 1.0)
     return model
 
 
@@ -95,9 +95,9 @@ def settings(kind, model, beams):
     return GenerationConfig(**asked)
 
 
-def write(folder, kind, beams=1, seed=None, end=None, shards=None, **changes):
+def write(folder, kind, beams=1, *, shards=None, **changes):
     "The checkpoint as transformers saves it, with its settings."
-    model = made(kind, seed, end, **changes)
+    model = made(kind, **changes)
     model.generation_config = settings(kind, model, beams)
     model.save_pretrained(folder, **({} if shards is None else dict(max_shard_size=shards)))
     if kind == "whisper":

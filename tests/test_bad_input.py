@@ -30,7 +30,7 @@ from annotated_decoder.model_file import TrainedModel, read_model, write_model
 from annotated_decoder.phonemes import ipa
 from annotated_decoder.pronunciation import check_word, pronounce, steps
 from annotated_decoder.softmax import cross_entropy, softmax
-from annotated_decoder.strategies import beam_search, sampler, top_k, top_p
+from annotated_decoder.strategies import beam_search, pooled_beam_search, sampler, top_k, top_p
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -94,10 +94,28 @@ SOURCES = {  # a source, its mask: the value, the remedy
 }
 
 
-@pytest.mark.parametrize("decode", [generate, beam_search])
+@pytest.mark.parametrize("decode", [generate, beam_search, pooled_beam_search])
 @pytest.mark.parametrize("source, source_mask, value, remedy", SOURCES.values(), ids=SOURCES)
 def test_a_source_that_cannot_be_decoded_is_refused(decode, source, source_mask, value, remedy):
     refusal(ValueError, lambda: decode(model(), source, source_mask), value, remedy)
+
+
+PROMPTS = {  # a prompt for two sources: the value, the remedy
+    "an id too high": (torch.tensor([[1, 4], [1, VOCAB]]), f"prompt has token {VOCAB}", f"0 to {VOCAB - 1}"),
+    "an id below 0": (torch.tensor([[1, 4], [1, -1]]), "prompt has token -1", f"0 to {VOCAB - 1}"),
+    "floats": (torch.ones(2, 3), "torch.float32 of shape (2, 3)", "give token ids of shape (2, prompt)"),
+    "booleans": (torch.ones(2, 3, dtype=torch.bool), "torch.bool of shape (2, 3)", "give token ids"),
+    "one row for both": (ids(1, 3), "shape (1, 3)", "give token ids of shape (2, prompt)"),
+    "one dimension": (torch.tensor([1, 4]), "shape (2,)", "give token ids"),
+    "no token": (ids(2, 3)[:, :0], "shape (2, 0)", "the start symbol first"),
+    "too many tokens": (ids(2, 13), "prompt has 13 tokens", "positions for 1 to 12"),
+}
+
+
+@pytest.mark.parametrize("decode", [generate, beam_search, pooled_beam_search])
+@pytest.mark.parametrize("prompt, value, remedy", PROMPTS.values(), ids=PROMPTS)
+def test_a_prompt_that_cannot_be_read_is_refused(decode, prompt, value, remedy):
+    refusal(ValueError, lambda: decode(model(), ids(2, 3), prompt=prompt), value, remedy)
 
 
 def used_cache():
@@ -131,6 +149,8 @@ def trained_on(source, target):
 NAN, INF, ROW = float("nan"), float("inf"), torch.zeros(1, 5)
 REFUSED = {  # the call: the value, the remedy
     "an unknown strategy": (decoded(generate, choose="beam"), "choose is 'beam'", "give a function"),
+    "no constraint": (decoded(generate, constrain="none"), "constrain is 'none'", "give a function"),
+    "no constraint, beam": (decoded(beam_search, constrain=(3,)), "constrain is (3,)", "give a function"),
     "no strategy": (decoded(generate, choose=None), "choose is None", "give a function"),
     "training mode": (decoded(generate, lambda m: m.train()), "training mode", "call model.eval()"),
     "training mode, beam": (decoded(beam_search, lambda m: m.train()), "training mode", "call model.eval()"),
@@ -309,6 +329,11 @@ def promise(**changes):
     return [lambda about, tensors, side=side: about[side].update(changes) for side in ("encoder", "decoder")]
 
 
+def promise_both(**changes):
+    "A header that says this of both stacks."
+    return [lambda about, tensors: [about[side].update(changes) for side in ("encoder", "decoder")]]
+
+
 def changed(key, value):
     return [lambda about, tensors: about.update({key: value})]
 
@@ -324,12 +349,16 @@ def holding(name, *shape):
 SPECIAL = list(Vocabulary.SPECIAL)
 LIES = {  # what the header says, its SHA-256 being right: the value in the message
     "n_layers": (promise(n_layers=10**9), "1000000000 layers and has 1"),
-    "d_model": (promise(d_model=2**20), "(11, 1048576)"),
-    "d_ff": (promise(d_ff=2**30), "(1073741824, 8)"),
-    "head_dim": (promise(head_dim=2**30), "(2147483648, 8)"),
-    "n_heads": (promise(n_heads=2**30, head_dim=1), "(1073741824, 8)"),
+    "d_model": (promise(d_model=2**20), "1048576"),
+    "d_model of both": (promise_both(d_model=2**20), "(11, 1048576) and is (11, 8)"),
+    "d_ff": (promise(d_ff=2**30), "(8, 1073741824) and is (8, 4)"),
+    "head_dim": (promise(head_dim=2**30), "(2147483648,)"),
+    "n_heads": (promise(n_heads=2**30, head_dim=1), "(1073741824,)"),
     "max_len": (promise(max_len=2**31), "2147483648"),
-    "max_len, learned": (promise(max_len=2**31, positions="learned"), "embedding.positions"),
+    "max_len, learned": (promise(max_len=2**31, positions="learned"), "2147483648"),
+    "learned positions": (promise(positions="learned"), "embedding.positions' should be (4, 8) and is missing"),
+    **{f"{name}, beyond all": (promise_both(**{name: 10**30}), "") for name in ("d_model", "d_ff", "vocab_size")},
+    "head_dim, beyond all": (promise(head_dim=10**400), ""),
     "relative positions": (promise(positions="relative"), "relative.weight"),
     "buckets": (promise(positions="relative", relative_buckets=2**40, relative_distance=2**40), "relative.weight"),
     "a gate": (promise(gated=True), "ffn.gate_proj.weight"),
@@ -347,7 +376,7 @@ LIES = {  # what the header says, its SHA-256 being right: the value in the mess
     "a fraction": (promise(n_layers=1.5), "n_layers is 1.5"),
     "nothing for a number": (promise(max_len=None), "max_len is None"),
     "a list for a norm": (promise(norm=["layer"]), "norm is ['layer']"),
-    "a width of one stack": (promise(d_model=4), "(11, 4)"),
+    "a width of one stack": (promise(d_model=4), "the encoder is"),
     "no stack": (changed("encoder", [8]), "list"),
     "no vocabulary": (changed("source", 3), "int"),
     "a word for a vocabulary": (changed("target", "<pad>"), "'<', 'p', 'a'"),
@@ -374,6 +403,7 @@ LIES = {  # what the header says, its SHA-256 being right: the value in the mess
 @pytest.mark.parametrize("lies, value", LIES.values(), ids=LIES)
 def test_a_header_that_promises_what_the_file_does_not_hold_is_refused_at_once(whole, tmp_path, lies, value):
     path = tmp_path / "model"
+    TrainedModel.load(whole)    # the first time, torch loads parts of itself
     for lie in lies:
         about, tensors = read_model(whole)
         lie(about, tensors)
@@ -406,12 +436,39 @@ def test_what_is_no_file_is_not_written(tmp_path, make):
     make(path)
     before = path.lstat()
     refusal(ValueError, lambda: small_model().save(path), str(path), "give the name of a file")
-    assert path.lstat() == before and os.listdir(tmp_path) == ["taken"]
+    after = path.lstat()
+    assert (after.st_mode, after.st_ino, after.st_mtime_ns) == (before.st_mode, before.st_ino, before.st_mtime_ns)
+    assert os.listdir(tmp_path) == ["taken"]
 
 
-def test_a_folder_that_takes_no_file_is_refused_before_the_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(model_file.os, "access", lambda path, mode: False)
-    refusal(ValueError, lambda: model_file.check_target(tmp_path / "m"), str(tmp_path / "m"), "give another folder")
+def no_more(*args, **options):
+    raise OSError(30, "Read-only file system")
+
+
+NO_TARGETS = {  # where a file should be written: what is in the message
+    "a folder that takes none": ("m", "Read-only file system"),
+    "a name too long": ("n" * 250, "File name too long"),
+    "below a file": ("f/x/m", "Not a directory"),
+    "in a file": ("f/m", "is no folder; give another name"),
+}
+
+
+@pytest.mark.parametrize("name, why", NO_TARGETS.values(), ids=NO_TARGETS)
+def test_where_no_file_can_be_made_is_refused_before_the_work(tmp_path, monkeypatch, name, why):
+    (tmp_path / "f").write_text("a file")
+    if name == "m":
+        monkeypatch.setattr(Path, "touch", no_more)
+    path = tmp_path / name
+    refusal(ValueError, lambda: model_file.check_target(path), str(path), why, "give another")
+    assert os.listdir(tmp_path) == ["f"]
+
+
+def test_trying_a_target_leaves_nothing_there(whole, tmp_path):
+    assert model_file.check_target(tmp_path / "new" / "m") == tmp_path / "new" / "m"
+    assert os.listdir(tmp_path) == ["new"] and os.listdir(tmp_path / "new") == []
+    before = whole.stat().st_mtime_ns, whole.read_bytes()
+    assert model_file.check_target(whole) == whole
+    assert (whole.stat().st_mtime_ns, whole.read_bytes()) == before
 
 
 @pytest.mark.parametrize("there", [False, True])

@@ -2,17 +2,26 @@
 
 import io
 import json
+import os
 import signal
+import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from speller import small_pronouncer
 
+import annotated_decoder_command
 from annotated_decoder import __version__, cli
+from annotated_decoder.dictionary import by_length, report, score, split_of
 from annotated_decoder.model_file import TrainedModel
 from annotated_decoder.phonemes import ipa
-from annotated_decoder.pronunciation import pronounce, pronouncer, steps
-from annotated_decoder.training import TrainingRun, score, split_of
+from annotated_decoder.pronunciation import RECIPE, pronounce, pronouncer, steps
+from annotated_decoder.training import TrainingRun
+
+SRC = str(Path(annotated_decoder_command.__file__).parent)
 
 
 @pytest.fixture
@@ -219,14 +228,76 @@ def test_train_writes_a_model_and_evaluate_stores_its_scores(run, monkeypatch, d
     status, _, _ = run("evaluate", "--model", str(path), "--store")
     after = TrainedModel.load(path)
     words = [word for word in some if split_of(word) == "test"]
-    found = before.transcribe(words)
+    found, stored = before.transcribe(words), after.notes["test"]
     assert status == 0
     assert after.notes["training"] == before.notes["training"]
-    assert after.notes["test"]["stressless"] == score(found, some)
-    assert after.notes["test"]["stressed"] == score(found, some, stress=True)
-    assert after.notes["test"]["sample"]["words"] == len(words[::20])
+    assert {kind: stored[kind] for kind in ("stressless", "stressed")} == report(found, some)
+    assert stored["sample"] == score({word: found[word] for word in words[::20]}, some)
+    assert stored["by_length"] == by_length(found, some) and len(stored["by_length"]) > 2
     weights = zip(before.model.parameters(), after.model.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in weights)
+
+
+@pytest.mark.parametrize("options, changes", [((), {}), (("--float32", "--seed", "7"), {"bfloat16": False, "seed": 7})])
+def test_train_is_the_recipe_but_for_what_is_asked(run, monkeypatch, tmp_path, options, changes):
+    given = []
+
+    def train_pronouncer(dictionary, config, checkpoints):
+        given.append((config, checkpoints.every))
+        return small_pronouncer()
+
+    monkeypatch.setattr(cli, "read_cmudict", lambda: {})
+    monkeypatch.setattr(cli, "train_pronouncer", train_pronouncer)
+    assert run("train", "--out", str(tmp_path / "m"), *options)[0] == 0
+    assert given == [(replace(RECIPE, **changes), 500)]
+    assert RECIPE.optimizer == "muon" and RECIPE.bfloat16 is True
+
+
+def test_a_model_that_cannot_be_written_is_refused_before_it_is_scored(run, monkeypatch, tmp_path):
+    small_pronouncer().save(tmp_path / "m")
+    before = (tmp_path / "m").read_bytes()
+    monkeypatch.setattr(cli, "read_cmudict", lambda: {"cab": [("K", "AE1", "B")]})
+    monkeypatch.setattr(TrainedModel, "transcribe", lambda *args, **options: pytest.fail("the scoring has begun"))
+    monkeypatch.setattr(Path, "touch", lambda path: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
+    status, out, err = run("evaluate", "--model", str(tmp_path / "m"), "--store")
+    assert (status, out) == (2, "") and err.count("\n") == 1
+    assert f"{tmp_path / 'm'} cannot be written" in err and "Read-only file system" in err
+    assert (tmp_path / "m").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+PRESSED = """
+import signal, sys
+import annotated_decoder_command
+
+_, imported, listens = sys.argv
+
+class Press:
+    "Ctrl-C as soon as this module is imported."
+    def find_spec(self, name, path=None, target=None):
+        if name == imported:
+            signal.raise_signal(signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler if listens == "yes" else signal.SIG_IGN)
+sys.meta_path.insert(0, Press())
+sys.argv = ["annotated-decoder", "--version"]
+sys.exit(annotated_decoder_command.main())
+"""
+
+
+@pytest.mark.parametrize(
+    "imported, listens, status", [("torch", "yes", -signal.SIGINT), ("torch", "no", 0), ("nothing", "yes", 0)]
+)
+def test_ctrl_c_during_the_imports_ends_the_command_without_a_traceback(imported, listens, status):
+    command = [sys.executable, "-c", PRESSED, imported, listens]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": SRC})
+    assert (done.returncode, done.stderr) == (status, "")
+    assert done.stdout == ("" if status else f"{__version__}\n")
+
+
+def test_after_the_imports_ctrl_c_is_the_commands_own(monkeypatch, interruptible):
+    monkeypatch.setattr(sys, "argv", ["annotated-decoder", "pronounce", "cat"])
+    monkeypatch.setattr(cli, "check_options", lambda args: signal.raise_signal(signal.SIGINT))
+    assert annotated_decoder_command.main() == 130
 
 
 def test_evaluate_stores_nothing_unless_asked(run, monkeypatch, dictionary):

@@ -158,6 +158,84 @@ def test_a_source_may_hold_padding_and_the_target_embedding_is_tied_unless_asked
     assert PAD in padded and generate(made, padded, real).shape[0] == 2
 
 
+@given(seeds, shapes, lengths, caches, st.integers(1, 6))
+def test_a_prompt_of_an_output_is_continued_as_it_was(seed, shape, sources, make_cache, read):
+    made, real = model(seed, end_bias=-1e9, **shape), mask(*sources)
+    source = ids(*real.shape, seed)
+    start = torch.full((len(sources), 1), START)
+    written = generate(made, source, real, cache=make_cache())
+    prompt = torch.cat([start, written], 1)[:, :read]
+    rest = generate(made, source, real, cache=make_cache(), prompt=prompt)
+    assert torch.equal(rest, written[:, read - 1 :])    # to the last position
+    assert torch.equal(generate(made, source, real, prompt=start), written)
+
+
+@few
+@given(seeds, shapes, lengths, caches)
+def test_with_a_prompt_step_by_step_is_teacher_forcing(seed, shape, sources, make_cache):
+    made, real = model(seed, end_bias=1.0, **shape), mask(*sources)
+    source, prompt = ids(*real.shape, seed), ids(len(sources), 4, seed)
+    found = list(generate_steps(made, source, real, cache=make_cache(), prompt=prompt))
+    fed = torch.cat([prompt, *(step.tokens[:, None] for step in found[:-1])], 1)
+    for step in found:
+        assert_near(step.logits, made(source, fed, real)[:, 3 + step.position])
+
+
+def test_with_a_cache_a_prompt_is_read_in_one_pass():
+    made = model(end_bias=-1e9)
+    passed = passes(made.decoder)
+    generate(made, ids(2, 4), cache=Cache(), prompt=torch.tensor([[START, 5, 7], [START, 4, 4]]), max_steps=4)
+    assert passed == [(2, 3), (2, 1), (2, 1), (2, 1)]
+
+
+@pytest.mark.parametrize("read", [1, 5, 12])
+def test_the_length_of_a_prompt_counts_against_the_positions(read):
+    prompt = torch.full((1, read), START)
+    assert generate(model(end_bias=-1e9), ids(1, 3), prompt=prompt).shape == (1, 13 - read)
+    with pytest.raises(ValueError, match=f"max_steps is {14 - read}; after a prompt of {read} there.*1 to {13 - read}"):
+        generate(model(), ids(1, 3), prompt=prompt, max_steps=14 - read)
+
+
+@given(seeds, shapes, lengths, caches)
+def test_a_constraint_sees_what_was_read_and_the_step_keeps_the_models_logits(seed, shape, sources, make_cache):
+    made, real = model(seed, end_bias=1.0, **shape), mask(*sources)
+    source, seen = ids(*real.shape, seed), []
+
+    def no_seven_twice(logits, tokens):
+        seen.append(tokens)
+        return logits.index_fill(1, torch.tensor([7]), -torch.inf)
+
+    prompt = torch.tensor([[START, 7]]).expand(len(sources), -1)
+    options = dict(cache=make_cache(), prompt=prompt, max_steps=5, constrain=no_seven_twice)
+    found = list(generate_steps(made, source, real, **options))
+    whole = torch.cat([prompt, *(step.tokens[:, None] for step in found)], 1)
+    assert [tokens.tolist() for tokens in seen] == [whole[:, : i + 2].tolist() for i in range(len(found))]
+    assert not (whole[:, 2:] == 7).any()
+    for step in found:
+        assert_near(step.logits, made(source, whole[:, :-1], real)[:, 1 + step.position])
+
+
+def test_a_row_without_a_token_is_refused_by_its_row_and_a_finished_one_needs_none():
+    def nothing_after(n, rows):
+        def constrain(logits, tokens):
+            return logits.index_fill(0, torch.tensor(rows), -torch.inf) if tokens.shape[1] > n else logits
+
+        return constrain
+
+    made, source = model(end_bias=1e3), ids(3, 4)    # the end symbol at once
+    assert generate(made, source, constrain=nothing_after(1, [0, 1, 2])).tolist() == [[END]] * 3
+    with pytest.raises(ValueError, match=r"rows \[0, 2\] have no token left to choose; forbid fewer"):
+        generate(made, source, constrain=nothing_after(0, [0, 2]))
+
+    def the_first_ends_and_then_has_nothing(logits, tokens):
+        forbidden = logits.index_fill(1, torch.tensor([END]), -torch.inf)
+        forbidden[0] = logits[0] if tokens.shape[1] == 1 else -torch.inf
+        return forbidden
+
+    rows = generate(made, source, constrain=the_first_ends_and_then_has_nothing, max_steps=3).tolist()
+    assert rows[0] == [END, PAD, PAD] and END not in rows[1] + rows[2]
+
+
 class Sound(torch.nn.Module):
     "An embedding of features, of whose kind `check` lets finite ones through."
 

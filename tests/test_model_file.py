@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 from itertools import count, islice
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from annotated_decoder.encoder_outputs import END, START, pad
 from annotated_decoder.generation import generate
 from annotated_decoder.model_file import TrainedModel
 from annotated_decoder.training import Example
+from annotated_decoder.transcribing import in_order
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -175,6 +177,23 @@ def test_a_model_file_reaches_the_disk_before_it_has_its_name(tmp_path, monkeypa
     assert done == [("sync", f"m.{os.getpid()}.part"), ("replace", "m"), ("sync", tmp_path.name)]
 
 
+@pytest.mark.parametrize("it_can", [True, False])
+def test_where_fsync_ends_at_the_drives_cache_more_is_asked_for(it_can, tmp_path, monkeypatch):
+    asked = []
+
+    def fcntl(handle, request):
+        asked.append((request, os.fstat(handle).st_ino))
+        if not it_can:
+            raise OSError(45, "Operation not supported")
+
+    macos = SimpleNamespace(F_FULLFSYNC=51, fcntl=fcntl)
+    monkeypatch.setattr(model_file, "fcntl", macos)
+    monkeypatch.setattr(os, "fsync", lambda handle: asked.append(("fsync", os.fstat(handle).st_ino)))
+    model_file.sync(tmp_path)
+    inode = tmp_path.stat().st_ino
+    assert asked == [(51, inode), ("fsync", inode)][: 1 if it_can else 2]
+
+
 def test_numbers_that_half_precision_has_not_are_refused(tmp_path):
     trained = small_pronouncer()
     with torch.no_grad():
@@ -182,6 +201,23 @@ def test_numbers_that_half_precision_has_not_are_refused(tmp_path):
     with pytest.raises(ValueError, match="projection.bias has numbers that half precision has not"):
         trained.save(tmp_path / "m")
     assert not list(tmp_path.iterdir())
+
+
+@few
+@given(st.lists(st.text("abc", min_size=1, max_size=9)), st.integers(1, 4), st.integers(1, 6))
+def test_items_are_answered_in_order_in_batches_of_like_length_each_once(items, batch_size, read_ahead):
+    batches = []
+
+    def answer(batch):
+        batches.append(batch)
+        return [item[::-1] for item in batch]
+
+    found = list(in_order(iter(items), lambda item: None, answer, batch_size, read_ahead))
+    assert found == [(item, item[::-1]) for item in items]
+    assert all(len(batch) <= batch_size for batch in batches)
+    chunks = [items[i : i + read_ahead] for i in range(0, len(items), read_ahead)]
+    by_length = [sorted(set(chunk), key=len) for chunk in chunks]
+    assert [len(item) for batch in batches for item in batch] == [len(item) for chunk in by_length for item in chunk]
 
 
 def test_a_stream_reads_no_further_ahead_than_it_says():

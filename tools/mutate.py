@@ -119,7 +119,7 @@ def main() -> int:
 
     os.environ |= {"HYPOTHESIS_PROFILE": "mutants", "OMP_NUM_THREADS": "1"}
     # What the tests need is loaded once; each run is a fork of this process, in which the package is not yet loaded.
-    import beartype, hypothesis, jaxtyping, safetensors.torch, torch  # noqa: E401, F401, I001
+    import beartype, hypothesis, jaxtyping, safetensors.torch, torch, transformers.models.t5.modeling_t5  # noqa: E401, F401, I001
 
     gc.freeze()    # or each fork would copy all of it at its first collection of garbage
     listed, faults = mutations(), 0

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['numbered_words', 'print_steps', 'answers', 'lines', 'check_options', 'run_pronounce', 'run_train', 'run_evaluate',
-           'parser', 'abandon_output', 'main']
+           'written', 'run_translate', 'parser', 'abandon_output', 'main']
 
 # %% ../../notebooks/A3_command_line.ipynb #imports
 import argparse
@@ -17,15 +17,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from io import TextIOWrapper
 from itertools import islice
+from typing import Any
 
 from tqdm import tqdm
 
 from . import __version__
 from .checkpoints import Checkpoints
-from .model_file import TrainedModel, Transcription, check_target
+from .dictionary import Pronunciation, by_length, read_cmudict, report, score, split_of
+from .model_file import TrainedModel, check_target
 from .phonemes import ipa
 from .pronunciation import PRONOUNCER, RECIPE, check_word, pronouncer, steps, train_pronouncer
-from .training import Pronunciation, read_cmudict, score, split_of
+from .transcribing import Transcription
 
 # %% ../../notebooks/A3_command_line.ipynb #pronounce-lines
 def numbered_words(lines: Iterable[str], kind: str, refused: Counter) -> Iterator[str]:
@@ -146,15 +148,57 @@ def run_evaluate(args: argparse.Namespace) -> int:
     if args.store and args.model is None:
         raise ValueError("--store writes into a model's file; name it with --model")
     dictionary, trained = read_cmudict(), TrainedModel.load(PRONOUNCER if args.model is None else args.model)
+    if args.store:
+        check_target(args.model)                                     # tried before the long part, not after it
     words = [word for word in dictionary if split_of(word) == args.part]
     found = trained.transcribe(words, beam=args.beam, progress=True)
-    scores = {"stressless": score(found, dictionary), "stressed": score(found, dictionary, stress=True)}
     sample = {word: found[word] for word in words[::20]}             # few enough for a test to score again
-    scores["sample"] = score(sample, dictionary)
-    print(json.dumps(scores, indent=1))
-    if args.store:
+    scores: dict = report(found, dictionary)
+    scores |= {"sample": score(sample, dictionary), "by_length": by_length(found, dictionary)}
+    if args.store:                                                   # first, for who reads may stop reading
         replace(trained, notes=trained.notes | {args.part: scores}).save(args.model)
+    print(json.dumps(scores, indent=1))
     return 0
+
+# %% ../../notebooks/A3_command_line.ipynb #run-translate
+def written(translator: Any, given: Iterable[str], args: argparse.Namespace) -> Iterator[ValueError | None]:
+    "Write one line for each that is given, and yield the error of one that is refused, or None."
+    if not args.stream:
+        for answer in translator.stream(given, beam=args.beam, read_ahead=1 if sys.stdin.isatty() else 256):
+            error = answer if isinstance(answer, ValueError) else None
+            print("" if error else " ".join(answer.splitlines()), flush=sys.stdin.isatty())
+            yield error
+        return
+    for line in given:
+        error = None
+        try:
+            for piece in translator.pieces(line) if line else ():
+                print(piece.replace("\n", " "), end="", flush=True)
+        except ValueError as refused:
+            error = refused
+        print(flush=True)
+        yield error
+
+
+def run_translate(args: argparse.Namespace) -> int:
+    from annotated_decoder.translating import Translator             # it needs packages of an extra
+
+    if args.stream and args.beam is not None:
+        raise ValueError("--stream writes tokens as they are chosen, greedily; leave out --beam, or --stream")
+    if args.beam is not None and not 1 <= args.beam <= 100:
+        raise ValueError(f"--beam is {args.beam}; give a number from 1 to 100")
+    if sys.stdin is None:
+        raise ValueError("there are no lines: standard input is closed; open it")
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="replace")
+    translator, refused = Translator.load(args.model), 0
+    given = (args.prefix + line.strip() if line.strip() else "" for line in sys.stdin)
+    for number, error in enumerate(written(translator, given, args), 1):
+        if error:
+            refused += 1
+            print(f"line {number}: {error}", file=sys.stderr)
+    return 1 if refused else 0
 
 # %% ../../notebooks/A3_command_line.ipynb #main
 def parser() -> argparse.ArgumentParser:
@@ -187,6 +231,13 @@ def parser() -> argparse.ArgumentParser:
     check.add_argument("--part", choices=["test", "validation"], default="test")
     check.add_argument("--store", action="store_true", help="also write the scores into the model's file")
     check.set_defaults(run=run_evaluate)
+
+    text = commands.add_parser("translate", help="lines from standard input through a checkpoint, a line for each")
+    text.add_argument("--model", required=True, metavar="FOLDER_OR_ID", help="a local folder, or an id of the hub")
+    text.add_argument("--beam", type=int, metavar="WIDTH", help="the checkpoint's own unless given; 1 is greedy")
+    text.add_argument("--stream", action="store_true", help="write tokens as they come; greedy")
+    text.add_argument("--prefix", default="", metavar="TEXT", help="put before every line, as T5 and >>code<< want it")
+    text.set_defaults(run=run_translate)
     return top
 
 
@@ -215,7 +266,7 @@ def main() -> int:
         return 130                                                   # as shells count it
     except BrokenPipeError:
         abandon_output()
-        return 0 if "pronounce" in sys.argv[1:2] else 2              # of answers, whoever reads has read enough
+        return 0 if {"pronounce", "translate"} & {*sys.argv[1:2]} else 2              # of answers, whoever reads has read enough
     except OSError as error:
         print(f"annotated-decoder: {error}", file=sys.stderr)
         abandon_output()

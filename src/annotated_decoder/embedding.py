@@ -22,8 +22,8 @@ def sinusoids(n_positions: int, d_model: int, halves: bool = False) -> Float[Ten
     """
     if d_model % 2:
         raise ValueError(f"sinusoids come in pairs, so d_model = {d_model} must be even")
-    rates = 10000.0 ** (-torch.arange(0, d_model, 2, dtype=torch.float64) / d_model)
-    angles = torch.arange(n_positions, dtype=torch.float64)[:, None] * rates          # (n, d/2)
+    periods = 10000.0 ** (torch.arange(0, d_model, 2, dtype=torch.float64) / d_model)
+    angles = torch.arange(n_positions, dtype=torch.float64)[:, None] / periods        # (n, d/2)
     return torch.stack([angles.sin(), angles.cos()], 1 if halves else 2).flatten(1).to(torch.get_default_dtype())
 
 # %% ../../notebooks/04_embedding.ipynb #check-tokens

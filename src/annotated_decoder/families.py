@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from reprlib import repr as shown    # of readable length, whatever a file holds
 from typing import Any
 
 from .decoder import StackConfig
@@ -170,14 +171,14 @@ def family_of(path: Path, config: Mapping[str, Any]) -> Family:
     alike = [family for family in FAMILIES if kind in family.marks["model_type"]]
     if not alike:
         known = ", ".join(sorted({name for family in FAMILIES for name in family.marks["model_type"]}))
-        raise ValueError(f"{path}: model_type is {kind!r}; known are {known}, so give a checkpoint of one of these")
+        raise ValueError(f"{path}: model_type is {shown(kind)}; known are {known}; give a checkpoint of these")
     found = [family for family in alike if all(config.get(key) in values for key, values in family.marks.items())]
     if not found:
         given = {key: config.get(key) for family in alike for key in family.marks}
-        raise ValueError(f"{path}: {given} is a kind of {kind} that is not built here; give another checkpoint")
+        raise ValueError(f"{path}: {shown(given)} is a kind of {kind} that is not built here; give another checkpoint")
     for key, built in found[0].flags.items():
         if (value := config.get(key)) is not None and value != built:
-            raise ValueError(f"{path}: {key} is {value!r}, which changes the maths; give a checkpoint with {built!r}")
+            raise ValueError(f"{path}: {key} is {shown(value)}, which changes the maths; give one with {built!r}")
     return found[0]
 
 # %% ../../notebooks/17_families.ipynb #stack-config
@@ -200,12 +201,12 @@ def read_field(path: Path, family: Family, config: Mapping[str, Any], ours: str,
     if ours in MEANS:
         known = MEANS[ours]
         if not isinstance(value, str | bool) or value not in known:
-            raise ValueError(f"{path}: {key} is {value!r}; known are {', '.join(map(str, known))}, so get it anew")
+            raise ValueError(f"{path}: {key} is {shown(value)}; known are {', '.join(map(str, known))}, so get it anew")
         return known[value]
     most = {"n_layers": MOST_LAYERS, "max_len": MOST_POSITIONS}.get(ours, LARGEST)
     if type(value) not in KINDS.get(ours, (int,)) or not 0 <= value <= most:
         kind = "number" if ours in KINDS else "whole number"
-        raise ValueError(f"{path}: {key} is {value!r}; it must be a {kind} of at most {most}, so get the folder anew")
+        raise ValueError(f"{path}: {key} is {shown(value)}; it must be a {kind} of at most {most}; get it anew")
     return value
 
 

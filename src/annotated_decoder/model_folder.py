@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as shown
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -79,7 +80,7 @@ def read_header(path: Path) -> dict[str, Stored]:
     except (SafetensorError, ValueError, OverflowError) as error:
         raise ValueError(f"{path} is no whole safetensors file ({one_line(error)}); get it anew") from error
     if written != "pt":
-        raise ValueError(f"{path} was written for {written!r} and not for 'pt' (PyTorch); save it anew from there")
+        raise ValueError(f"{path} was written for {shown(written)} and not for 'pt' (PyTorch); save it anew from there")
     return stored
 
 # %% ../../notebooks/17_model_folder.ipynb #stored-tensors
@@ -94,7 +95,7 @@ def shards(index: Path) -> Mapping[str, str]:
         raise ValueError(f"{index}: weight_map is no object of file names; get it anew")
     for name in set(found.values()):
         if not re.fullmatch(r"[\w-][\w.-]*\.safetensors", name):
-            raise ValueError(f"{index} names the file {name!r}, which is no plain name of a safetensors file here")
+            raise ValueError(f"{index} names the file {shown(name)}, which is no plain name of a safetensors file here")
     return found
 
 
@@ -117,7 +118,7 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
         stored |= read_header(folder / name)
     found = {tensor: there.path.name for tensor, there in stored.items()}
     if wrong := sorted(name for name in where.keys() | found.keys() if where.get(name) != found.get(name)):
-        raise ValueError(f"{folder / INDEX} and its files disagree about {wrong[0]!r}; get the folder anew")
+        raise ValueError(f"{folder / INDEX} and its files disagree about {wrong[0][:200]!r}; get the folder anew")
     return stored
 
 # %% ../../notebooks/17_model_folder.ipynb #local-folder

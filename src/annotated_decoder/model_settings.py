@@ -11,6 +11,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from reprlib import repr as shown
 from typing import Any
 
 import torch
@@ -43,9 +44,9 @@ class DecodingSettings:
         if not 1 <= self.width <= 1_000:
             raise ValueError(f"width (num_beams) is {self.width}; it must be at least 1 and at most 1000")
         if type(self.length_penalty) not in (int, float) or not -10 <= self.length_penalty <= 10:
-            raise ValueError(f"length_penalty is {self.length_penalty!r}; it must be a number from -10 to 10")
+            raise ValueError(f"length_penalty is {shown(self.length_penalty)}; it must be a number from -10 to 10")
         if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
-            raise ValueError(f"early_stopping is {self.early_stopping!r}; it must be true, false or 'never'")
+            raise ValueError(f"early_stopping is {shown(self.early_stopping)}; it must be true, false or 'never'")
 
     def __call__(
         self, model: EncoderDecoder, source: Source, source_mask: Bool[Tensor, "batch source"] | None = None
@@ -84,7 +85,7 @@ def whole(path: Path, found: Mapping[str, Any], key: str, default: int) -> int:
     "A whole number of a file of settings, or the default where it is left out."
     value = default if found.get(key) is None else found[key]
     if type(value) is not int or not 0 <= value <= LARGEST:
-        raise ValueError(f"{path}: {key} is {value!r}; it must be a whole number up to {LARGEST}, so get it anew")
+        raise ValueError(f"{path}: {key} is {shown(value)}; it must be a whole number up to {LARGEST}, so get it anew")
     return value
 
 
@@ -94,7 +95,7 @@ def ids(path: Path, found: Mapping[str, Any], key: str, size: int, most: int = L
     listed = [] if value is None else value if isinstance(value, list) else [value]
     if len(listed) > most or not all(type(i) is int and 0 <= i < size for i in listed):
         wanted = "one token" if most == 1 else "a list of tokens"
-        raise ValueError(f"{path}: {key} is {value!r}; it must be {wanted} below {size}, so get it anew")
+        raise ValueError(f"{path}: {key} is {shown(value)}; it must be {wanted} below {size}, so get it anew")
     return tuple(listed)
 
 # %% ../../notebooks/17_model_settings.ipynb #prompt
@@ -107,18 +108,18 @@ def prompt_of(path: Path, found: Mapping[str, Any], start: int, language: str | 
     forced = found.get("forced_decoder_ids") or []
     pairs = isinstance(forced, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in forced)
     if not pairs or [place for place, _ in forced] != [*range(1, len(forced) + 1)]:
-        raise ValueError(f"{path}: forced_decoder_ids is {forced!r}; it must be [[1, token], [2, token] …]")
+        raise ValueError(f"{path}: forced_decoder_ids is {shown(forced)}; it must be [[1, token], [2, token] …]")
     languages, tasks = ({}, {}) if not isinstance(found.get("lang_to_id"), dict) else (
         found["lang_to_id"], found.get("task_to_id") or {}
     )    # fmt: skip
     tokens = [start, *(token for _, token in forced)]
     if language is not None:
         if (spoken := languages.get(f"<|{language}|>")) is None:
-            known = ", ".join(sorted(name.strip("<|>") for name in languages)) or "none"
-            raise ValueError(f"{path}: lang_to_id lacks the language {language!r}; known are {known}")
+            known = ", ".join(sorted(name.strip("<|>")[:9] for name in languages)[:200]) or "none"
+            raise ValueError(f"{path}: lang_to_id lacks the language {shown(language)}; known are {known}")
         tokens = [start, spoken, *([tasks["transcribe"]] if "transcribe" in tasks else [])]
     elif None in tokens or (languages and len(tokens) == 1):
-        raise ValueError(f"{path}: forced_decoder_ids is {forced!r} and names no language; give one, as language='en'")
+        raise ValueError(f"{path}: forced_decoder_ids {shown(forced)} names no language; give one, as language='en'")
     if found.get("no_timestamps_token_id") not in (None, tokens[-1]):
         tokens.append(found["no_timestamps_token_id"])
     return tuple(tokens)
@@ -138,7 +139,7 @@ def generation_settings(folder_or_id: str | os.PathLike, *, language: str | None
     shape = stack_config(folder / "config.json", family, with_ids(config, found), "decoder")
     for key, neutral in NEUTRAL.items():
         if (value := found.get(key)) is not None and value != neutral:
-            raise ValueError(f"{path}: {key} is {value!r}, only {neutral!r} is built here; decode by your own settings")
+            raise ValueError(f"{path}: {key} is {shown(value)}, only {neutral!r} is built here; decode by others")
     prompt = prompt_of(path, found, shape.start_id, language)
     limit = min(len(prompt) + whole(path, found, "max_new_tokens", 20), shape.max_len)    # 20 is transformers' own
     if found.get("max_new_tokens") is None and found.get("max_length") is not None:
@@ -148,7 +149,7 @@ def generation_settings(folder_or_id: str | os.PathLike, *, language: str | None
         least = len(prompt) + whole(path, found, "min_new_tokens", 0)
     words = found.get("bad_words_ids") or []
     if not isinstance(words, list) or not all(isinstance(word, list) and len(word) == 1 for word in words):
-        raise ValueError(f"{path}: bad_words_ids is {words!r}; only words of one token are built here, as [[3], [5]]")
+        raise ValueError(f"{path}: bad_words_ids is {shown(words)}; only words of one token are built, as [[3], [5]]")
     banned = ids(path, {"bad_words_ids": [word for (word,) in words]}, "bad_words_ids", shape.vocab_size)
     single = {key: ids(path, found, key, shape.vocab_size, 1) for key in ("forced_bos_token_id", "forced_eos_token_id")}
     lists = {key: ids(path, found, key, shape.vocab_size) for key in ("suppress_tokens", "begin_suppress_tokens")}

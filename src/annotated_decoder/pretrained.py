@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from reprlib import repr as shown
 from typing import Any
 
 import torch
@@ -66,7 +67,7 @@ def blank_model(path: Path, family: Family, config: Mapping[str, Any]) -> Encode
     encoder, decoder = (stack_config(path, family, config, side) for side in ("encoder", "decoder"))
     key = next((key for key in family.scaled if config.get(key) is not None), "")
     if not isinstance(scaled := config.get(key, bool(family.scaled)), bool):
-        raise ValueError(f"{path}: {key} is {scaled!r}; it must be true or false, so get the folder anew")
+        raise ValueError(f"{path}: {key} is {shown(scaled)}; it must be true or false, so get the folder anew")
     with torch.device("meta"):
         sound = None
         if family.mels is not None:
@@ -130,7 +131,8 @@ def places(
             raise ValueError(f"{there.path}: {there.name} {is_}, and config.json {should}; get the folder anew")
     if rest:
         there = stored[min(rest)]
-        raise ValueError(f"{there.path} has {there.name}, which has no place in {family.name}; give another checkpoint")
+        name = there.name[:200]
+        raise ValueError(f"{there.path} has {name}, which has no place in {family.name}; give another checkpoint")
     return found
 
 # %% ../../notebooks/17_pretrained.ipynb #fill

@@ -26,12 +26,13 @@ import annotated_decoder
 from .caching import Cache
 from .checkpoints import Checkpoints, train_resumably
 from .decoder import StackConfig
+from .dictionary import CMUDICT_NOTICE, Pronunciation, split_of
 from .encoder_outputs import Vocabulary
 from .generation import EncoderDecoder, generate_steps
 from .looking_inside import record_attention
 from .model_file import TrainedModel
 from .softmax import softmax
-from .training import CMUDICT_NOTICE, Pronunciation, TrainingConfig, TrainingRun, split_of, train
+from .training import TrainingConfig, TrainingRun, train
 
 # %% ../../notebooks/A2_pronunciation.ipynb #pronouncer
 PRONOUNCER = Path(annotated_decoder.__file__).parent / "pronouncer.safetensors"
@@ -174,7 +175,8 @@ def train_pronouncer(
 
     The other words of the dictionary are not looked at, except for the symbols in use. With `checkpoints` it
     saves in between, and goes on from the newest of them; the note `minutes` is then None. `config` is that of
-    the shipped model unless given, `shape` that of `new_pronouncer`. Raises what `TrainingRun` and `train_resumably` raise.
+    the shipped model unless given, `shape` that of `new_pronouncer`. Raises what `TrainingRun` and `train_resumably`
+    raise.
     Chapter *The pronunciation model*.
     """
     config = config or RECIPE

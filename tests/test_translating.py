@@ -1,0 +1,208 @@
+"""Text goes in and out of a checkpoint as transformers would have it, line by line, and nothing is lost."""
+
+import io
+import json
+import shutil
+import sys
+
+import pytest
+import sentencepiece
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import MarianConfig, MarianMTModel, MarianTokenizer, PreTrainedTokenizerFast
+
+from annotated_decoder import cli, translating
+from annotated_decoder.translating import FileTokenizer, PairTokenizer, Translator, load_tokenizer
+
+TEXTS = [
+    "the cat sat on the mat", "a dog ran to the big red house", "she said that it was late, and left",
+    "nine naïve knights knew the knack of knitting", "where do the wild geese go when it snows?",
+    "the quick brown fox jumps over the lazy dog", "pack my box with five dozen jugs", "über den Wolken",
+]    # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    "A tiny Marian checkpoint with random weights and a tokenizer trained on a few lines."
+    folder = tmp_path_factory.mktemp("marian")
+    for side in ("source", "target"):
+        with open(folder / f"{side}.spm", "wb") as file:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(TEXTS * 5), model_writer=file, vocab_size=60, model_type="unigram",
+                character_coverage=1.0, minloglevel=2,
+            )    # fmt: skip
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "source.spm"))
+    ordinary = [pieces.id_to_piece(i) for i in range(len(pieces)) if i > 2]
+    table = {p: i for i, p in enumerate(["</s>", "<unk>", *reversed(ordinary), ">>de<<", "<pad>"])}
+    (folder / "vocab.json").write_text(json.dumps(table), encoding="utf-8")
+    pad = table["<pad>"]
+    torch.manual_seed(3)
+    marian = MarianMTModel(
+        MarianConfig(
+            vocab_size=len(table), d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+            decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=40,
+            pad_token_id=pad, eos_token_id=0, bos_token_id=0, decoder_start_token_id=pad, forced_eos_token_id=0,
+            scale_embedding=True, init_std=1.0,
+        )
+    )    # fmt: skip
+    marian.generation_config.update(
+        num_beams=3, max_length=12, bad_words_ids=[[pad]], pad_token_id=pad, eos_token_id=0, decoder_start_token_id=pad
+    )
+    marian.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def theirs(folder):
+    return MarianTokenizer(
+        source_spm=str(folder / "source.spm"), target_spm=str(folder / "target.spm"), vocab=str(folder / "vocab.json")
+    )
+
+
+@pytest.mark.parametrize("text", [*TEXTS, ">>de<< the cat", "ZEBRA ☃ zebra", "  two   blanks ", "x"])
+def test_pieces_and_ids_are_those_of_transformers(folder, theirs, text):
+    ours = PairTokenizer(folder)
+    ids = theirs(text)["input_ids"]
+    assert ours.encode(text) == ids and ids[-1] == 0
+    assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+
+
+def test_a_table_of_its_own_for_the_target_is_used(folder, tmp_path):
+    for name in ("source.spm", "target.spm", "vocab.json"):
+        shutil.copy(folder / name, tmp_path)
+    table = json.loads((tmp_path / "vocab.json").read_bytes())
+    other = {piece: len(table) - 1 - i for piece, i in table.items()}
+    (tmp_path / "target_vocab.json").write_text(json.dumps(other), encoding="utf-8")
+    ids = PairTokenizer(folder).encode(TEXTS[0])
+    assert PairTokenizer(tmp_path).decode([len(table) - 1 - i for i in ids]) == TEXTS[0]
+
+
+def bytes_of_a_tokenizer(folder):
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    special = ["<s>", "<pad>", "</s>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    made.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet))
+    made.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)])
+    made.enable_truncation(4)                                       # as some checkpoints have it in their file
+    made.save(str(folder / "tokenizer.json"))
+    return made
+
+
+def test_a_tokenizer_file_says_what_transformers_says(tmp_path):
+    bytes_of_a_tokenizer(tmp_path)
+    ours, theirs = FileTokenizer(tmp_path), PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
+    for text in TEXTS:
+        ids = theirs(text)["input_ids"]
+        assert ours.encode(text) == ids and len(ids) > 4            # not cut
+        assert ours.decode(ids) == text
+
+
+def test_a_folder_without_a_tokenizer_is_refused_with_what_is_missing(tmp_path):
+    with pytest.raises(ValueError, match="tokenizer.json or source.spm, target.spm, vocab.json"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["source.spm", "target.spm", "vocab.json", "tokenizer.json"])
+def test_a_damaged_tokenizer_is_refused_by_the_name_of_its_file(folder, tmp_path, name):
+    for each in ("source.spm", "target.spm", "vocab.json"):
+        shutil.copy(folder / each, tmp_path)
+    for damage in (b"", b"[1, 2]", b"{\"a\": \"b\"}", b"\xff\x00nonsense"):
+        (tmp_path / name).write_bytes(damage)
+        with pytest.raises(ValueError, match=name):
+            load_tokenizer(tmp_path)
+
+
+def test_a_missing_package_is_named_with_its_extra(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with pytest.raises(ModuleNotFoundError, match=r"sentencepiece.*annotated-decoder\[pretrained\]"):
+        load_tokenizer(folder)
+
+
+@pytest.fixture(scope="module")
+def translator(folder):
+    return Translator.load(folder)
+
+
+@pytest.fixture(scope="module")
+def reference(folder, theirs):
+    "What transformers says of each text."
+    model = MarianMTModel.from_pretrained(folder, attn_implementation="eager").eval()
+
+    def answer(text, **options):
+        given = theirs([text], return_tensors="pt")
+        return theirs.decode(model.generate(**given, **options)[0], skip_special_tokens=True)
+
+    return answer
+
+
+def test_lines_are_translated_as_transformers_translates_them_and_in_order(translator, reference):
+    expected = [reference(text) for text in TEXTS]
+    assert len(set(expected)) > 1
+    assert list(translator.stream(TEXTS * 2, batch_size=3, read_ahead=5)) == expected * 2
+
+
+def test_a_beam_of_one_is_greedy_and_its_pieces_join_to_the_whole(translator, reference):
+    for text in TEXTS:
+        expected = reference(text, num_beams=1)
+        assert list(translator.stream([text], beam=1)) == [expected]
+        pieces = list(translator.pieces(text))
+        assert "".join(pieces) == expected
+    assert any(len(list(translator.pieces(text))) > 1 for text in TEXTS)
+
+
+def test_half_a_character_is_held_back(translator, tmp_path):
+    tokenizer = bytes_of_a_tokenizer(tmp_path)
+
+    class Spelled:
+        "Says one text, a byte of its UTF-8 a token."
+        tokens = tokenizer.encode("ü☃", add_special_tokens=False).ids
+
+    file = FileTokenizer(tmp_path)
+    assert "�" in file.decode(Spelled.tokens[:1])
+    assert list(translating.settled(file, iter(Spelled.tokens))) == ["ü", "☃"]
+
+
+def test_blank_lines_stay_and_a_long_one_is_refused_in_its_place(translator):
+    first, blank, long, last = translator.stream([TEXTS[0], "  ", "knight " * 60, TEXTS[1]])
+    assert (first, last) == tuple(translator.stream(TEXTS[:2])) and blank == ""
+    assert isinstance(long, ValueError) and "the encoder has positions for 40" in str(long)
+
+
+@pytest.mark.parametrize("option", ["beam", "batch_size", "read_ahead"])
+def test_numbers_below_one_are_refused(translator, option):
+    with pytest.raises(ValueError, match="give at least 1"):
+        list(translator.stream(TEXTS, **{option: 0}))
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    def run(*args, stdin=""):
+        monkeypatch.setattr(sys, "argv", ["annotated-decoder", "translate", *args])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        return cli.main(), *capsys.readouterr()
+
+    return run
+
+
+def test_the_command_answers_a_line_with_a_line(run, folder, translator):
+    expected = list(translator.stream(TEXTS[:3]))
+    status, out, err = run("--model", str(folder), stdin="\n".join(TEXTS[:3]))
+    assert (status, out.splitlines(), err) == (0, expected, "")
+    long = "knight " * 60
+    status, out, err = run("--model", str(folder), stdin=f"{TEXTS[0]}\n{long}\n\n{TEXTS[1]}\n")
+    assert status == 1 and out.splitlines() == [expected[0], "", "", expected[1]]
+    assert err.startswith("line 2: ") and err.count("\n") == 1
+
+
+def test_the_command_streams_greedily_and_takes_a_prefix(run, folder, translator):
+    status, out, _ = run("--model", str(folder), "--stream", "--prefix", ">>de<< ", stdin="\n".join(TEXTS[:2]))
+    assert status == 0
+    assert out.splitlines() == list(translator.stream([f">>de<< {text}" for text in TEXTS[:2]], beam=1))
+
+
+def test_the_command_refuses_what_cannot_be(run, folder, tmp_path):
+    assert run("--model", str(folder), "--stream", "--beam", "2")[0] == 2
+    assert run("--model", str(folder), "--beam", "0")[0] == 2
+    status, out, err = run("--model", str(tmp_path / "nothing-here"))
+    assert status == 2 and out == "" and "nothing-here" in err
