@@ -29,7 +29,7 @@ from .cross_attention import memory_keys_values
 from .embedding import Embedding
 from .encoder import Source
 from .generation import EncoderDecoder
-from .model_file import check_target, replace_file
+from .safe_files import check_target, replace_file
 
 # %% ../../notebooks/A9_onnx.ipynb #given-cache
 class GivenCache:
