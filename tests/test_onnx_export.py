@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from copy import deepcopy
 
 import jaxtyping
 import numpy as np
@@ -27,9 +28,8 @@ from annotated_decoder.pretrained import load_pretrained
 BOUND = 1e-5    # of the largest number, in single precision
 KINDS = {  # one difference at least in each part that an export could get wrong
     "pre-norm": dict(tied=True),
-    "post-norm": dict(n_layers=1, pre_norm=False, norm="rms", positions="learned", activation="gelu", head_dim=5),
-    "halves": dict(n_layers=1, tied=True, pre_norm=False, positions="sinusoidal_halves", activation="silu",
-                   embedding_norm=True),
+    "post-norm": dict(n_layers=1, pre_norm=False, norm="rms", positions="learned", activation="gelu", head_dim=5,
+                      embedding_norm=True),
     "relative": dict(positions="relative", relative_buckets=4, relative_distance=5, norm="rms", gated=True,
                      activation="gelu_tanh", linear_bias=False, attention_scale=1.0, embedding_scale=1.0),
 }  # fmt: skip
@@ -167,19 +167,22 @@ def test_greedy_decoding_gives_the_tokens_of_pytorch(kind, exported):
 
 
 def same_steps(ours, files, source, seen, tokens):
-    "Whatever is asked in one step, or one token at a time, is what PyTorch gives."
-    source, tokens = torch.as_tensor(source), torch.as_tensor(tokens)
-    numpy = None if seen is None else seen.numpy()
+    "Read one token at a time, the files are as near to the exact logits as PyTorch, or within the bound."
+    exactly = deepcopy(ours).double()
+    wide = source.double() if source.is_floating_point() else source
     with torch.no_grad():
-        expected = ours.decode(tokens, ours.encode(source, seen), seen)
-    cross, past, found = files.encode(source.numpy(), numpy), files.empty(len(tokens)), []
+        theirs = ours.decode(tokens, ours.encode(source, seen), seen)
+        exact = exactly.decode(tokens, exactly.encode(wide, seen), seen)
+    numpy_mask, past, found = None if seen is None else seen.numpy(), files.empty(len(tokens)), []
+    cross = files.encode(source.numpy(), numpy_mask)
     for token in tokens.split(1, 1):
-        logits, past = files.step(token.numpy(), numpy, past, cross)
+        logits, past = files.step(token.numpy(), numpy_mask, past, cross)
         found.append(logits)
-    near([np.concatenate(found, 1)], [expected])
+    apart = np.abs(np.concatenate(found, 1) - exact.numpy()).max()
+    assert apart <= BOUND * exact.abs().max() + 4 * (theirs - exact).abs().max()
 
 
-@pytest.mark.parametrize("kind", ["marian", "t5, gated", "whisper"])
+@pytest.mark.parametrize("kind", ["marian", "whisper"])
 def test_checkpoints_of_others_run_as_in_pytorch(kind, tmp_path):
     reference.write(tmp_path / "theirs", kind)
     ours, rows = load_pretrained(tmp_path / "theirs"), 5
@@ -187,9 +190,17 @@ def test_checkpoints_of_others_run_as_in_pytorch(kind, tmp_path):
     export_onnx(ours, tmp_path, source=source if seen is None else None)
     files = OnnxModel(tmp_path)
     same_steps(ours, files, source, seen, reference.tokens_for(rows))
-    found = generate_onnx(files, source.numpy(), None if seen is None else seen.numpy(), max_steps=14)
-    expected = generate(ours, source, seen, cache=Cache(), max_steps=14)
-    assert np.array_equal(found, expected.numpy()) and len(set(found.flatten().tolist())) > 4
+    seen_there, said = None if seen is None else seen.numpy(), set()
+    for rank in range(4):    # the most probable token, the second, …, since a random model says little greedily
+        found = generate_onnx(
+            files, source.numpy(), seen_there, choose=lambda x, rank=rank: np.argsort(-x)[:, rank], max_steps=14
+        )
+        expected = generate(
+            ours, source, seen, choose=lambda x, rank=rank: (-x).argsort()[:, rank], max_steps=14, cache=Cache()
+        )
+        assert np.array_equal(found, expected.numpy())
+        said |= set(found.flatten().tolist())
+    assert len(said) > 4
     if seen is None:
         with pytest.raises(ValueError, match=r"the source is \(5, 5, 23\); give \(batch, \*\[5, 24\]\), and no mask"):
             files.encode(source[:, :, 1:].numpy())
