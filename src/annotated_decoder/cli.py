@@ -182,7 +182,7 @@ def written(translator: Any, given: Iterable[str], args: argparse.Namespace) -> 
 
 
 def run_translate(args: argparse.Namespace) -> int:
-    from annotated_decoder.translating import Translator             # it needs packages of an extra
+    from annotated_decoder.translating import Translator  # it needs packages of an extra
 
     if args.stream and args.beam is not None:
         raise ValueError("--stream writes tokens as they are chosen, greedily; leave out --beam, or --stream")
@@ -267,7 +267,7 @@ def main() -> int:
         return 130                                                   # as shells count it
     except BrokenPipeError:
         abandon_output()
-        return 0 if {"pronounce", "translate"} & {*sys.argv[1:2]} else 2              # of answers, whoever reads has read enough
+        return 0 if {"pronounce", "translate"} & {*sys.argv[1:2]} else 2    # whoever reads answers has read enough
     except OSError as error:
         print(f"annotated-decoder: {error}", file=sys.stderr)
         abandon_output()
