@@ -13,7 +13,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 # One thread each, so that a sum is added up in the same order on every machine.
 QUIET := OMP_NUM_THREADS=1 PYTHONHASHSEED=0 PYDEVD_DISABLE_FILE_VALIDATION=1 JUPYTER_PLATFORM_DIRS=1
 
-.PHONY: help book serve test lint unit notebooks mutants alone pages export run weights evaluate kinds peers speed ablation dist clean
+.PHONY: help book serve test lint unit notebooks mutants alone pages export run weights evaluate kinds peers parity speed ablation dist clean
 
 help:  ## list the commands
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1 \2/p' $(MAKEFILE_LIST) | while read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
@@ -83,6 +83,9 @@ kinds: $(READY)  ## the shipped model by kind of word: common or rare, name or n
 peers: $(READY)  ## the pronunciation model beside others, on the same words (espeak-ng must be installed)
 	$(BIN)/python -m pip install --no-deps --quiet -r benchmarks/requirements.txt
 	$(BIN)/python benchmarks/peers.py
+
+parity: $(READY)  ## checkpoints in this book's modules beside transformers, logits and ids
+	$(QUIET) $(BIN)/python benchmarks/parity.py
 
 speed: $(READY)  ## training beside torch.nn.Transformer, in turns
 	$(BIN)/python benchmarks/training_speed.py --save

@@ -267,7 +267,8 @@ def main() -> int:
         return 130                                                   # as shells count it
     except BrokenPipeError:
         abandon_output()
-        return 0 if {"pronounce", "translate"} & {*sys.argv[1:2]} else 2    # whoever reads answers has read enough
+        # of answers, whoever reads has read enough
+        return 0 if sys.argv[1:2] in (["pronounce"], ["translate"]) else 2
     except OSError as error:
         print(f"annotated-decoder: {error}", file=sys.stderr)
         abandon_output()
