@@ -510,7 +510,12 @@ def test_true_shapes_agree(name, tmp_path):
         with torch.no_grad():
             found, expected = ours(source, tokens, mask), their_logits(other, kind, source, mask, tokens)
         if dtype == torch.float32:
-            assert_close(found, expected)
+            assert (found - expected).abs().max() < 2e-6 * expected.abs().max()
+            for module in other.modules():    # theirs is written out, torch's own rounds otherwise; logits are large
+                if hasattr(module, "act") and kind == "t5, gated":
+                    module.act = nn.GELU(approximate="tanh")
+            with torch.no_grad():
+                assert_close(found, their_logits(other, kind, source, mask, tokens))
         else:
             assert (found - expected).abs().max() < BOUND[kind] * expected.abs().max()
         del ours, other
