@@ -327,6 +327,7 @@ ASKED = {
     "a penalty that is no number": ({"length_penalty": "1"}, "length_penalty is '1'", "a number"),
     "a penalty out of range": ({"length_penalty": 1e9}, "length_penalty is 1000000000.0", "-10 to 10"),
     "an early end": ({"early_stopping": "always"}, "early_stopping is 'always'", "'never'"),
+    "shares given on, perhaps": ({"renormalize_logits": "yes"}, "renormalize_logits) is 'yes'", "true or false"),
     "no room": ({"max_length": 1}, "max_length is 1", "above its 1"),
     "a limit that is no number": ({"max_length": "long"}, "max_length is 'long'", "a whole number"),
     "words of two tokens": ({"bad_words_ids": [[3, 4]]}, "bad_words_ids is [[3, 4]]", "of one token"),

@@ -181,7 +181,7 @@ def load_pretrained(folder_or_id: str | os.PathLike, *, dtype: torch.dtype = tor
     does not hold together, and OSError where the hub cannot be reached.
     Chapter *Real checkpoints*.
     """
-    if not dtype.is_floating_point:
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ValueError(f"dtype is {dtype}; give one of floating point, such as torch.float32")
     folder = local_folder(folder_or_id)
     path = folder / "config.json"
