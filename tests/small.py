@@ -1,5 +1,7 @@
 """Small models and inputs for the laws: many shapes, single and double precision, a tolerance for each."""
 
+from itertools import product
+
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -8,7 +10,7 @@ from torch.testing import assert_close
 from annotated_decoder.decoder import ACTIVATIONS, Decoder, StackConfig
 from annotated_decoder.embedding import POSITIONS, RelativePositions
 from annotated_decoder.encoder import Encoder
-from annotated_decoder.encoder_outputs import END
+from annotated_decoder.encoder_outputs import END, PAD, START
 from annotated_decoder.generation import EncoderDecoder
 from annotated_decoder.normalization import NORMS
 
@@ -131,3 +133,28 @@ def passes(module):
     seen = []
     module.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
     return seen
+
+
+class Rounded(EncoderDecoder):
+    "Logits that are multiples of a half, so that many tie."
+
+    def decode(self, *args):
+        return (2 * super().decode(*args)).round() / 2
+
+
+def token_scores(made, source, sequences, prompt=(START,)):
+    "log p of the tokens of each sequence, all positions of all of them scored in one pass."
+    longest = max(map(len, sequences))
+    said = torch.tensor([[*s] + [PAD] * (longest - len(s)) for s in sequences])
+    fed = torch.cat([torch.tensor(prompt).expand(len(sequences), -1), said[:, :-1]], 1)
+    log_p = made(source.expand(len(sequences), -1), fed)[:, len(prompt) - 1 :].log_softmax(-1)
+    log_p = log_p.gather(-1, said[..., None])[..., 0]
+    return [row[: len(s)].tolist() for row, s in zip(log_p, sequences, strict=True)]
+
+
+def every_sequence(vocab_size, limit):
+    "All token sequences that end with the first end symbol, or at the limit without one."
+    others = [t for t in range(vocab_size) if t != END]
+    for length in range(limit):
+        yield from ((*body, END) for body in product(others, repeat=length))
+    yield from product(others, repeat=limit)

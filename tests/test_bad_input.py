@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from small import VOCAB, config, ids, mask, model, noise
 
-from annotated_decoder import cli, model_file
+from annotated_decoder import cli
 from annotated_decoder.attention import MultiHeadAttention
 from annotated_decoder.caching import Cache
 from annotated_decoder.cross_attention import memory_keys_values
@@ -29,8 +29,10 @@ from annotated_decoder.generation import generate
 from annotated_decoder.model_file import TrainedModel, read_model, write_model
 from annotated_decoder.phonemes import ipa
 from annotated_decoder.pronunciation import check_word, pronounce, steps
+from annotated_decoder.rules import pooled_beam_search
+from annotated_decoder.safe_files import check_target
 from annotated_decoder.softmax import cross_entropy, softmax
-from annotated_decoder.strategies import beam_search, pooled_beam_search, sampler, top_k, top_p
+from annotated_decoder.strategies import beam_search, sampler, top_k, top_p
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -459,15 +461,15 @@ def test_where_no_file_can_be_made_is_refused_before_the_work(tmp_path, monkeypa
     if name == "m":
         monkeypatch.setattr(Path, "touch", no_more)
     path = tmp_path / name
-    refusal(ValueError, lambda: model_file.check_target(path), str(path), why, "give another")
+    refusal(ValueError, lambda: check_target(path), str(path), why, "give another")
     assert os.listdir(tmp_path) == ["f"]
 
 
 def test_trying_a_target_leaves_nothing_there(whole, tmp_path):
-    assert model_file.check_target(tmp_path / "new" / "m") == tmp_path / "new" / "m"
+    assert check_target(tmp_path / "new" / "m") == tmp_path / "new" / "m"
     assert os.listdir(tmp_path) == ["new"] and os.listdir(tmp_path / "new") == []
     before = whole.stat().st_mtime_ns, whole.read_bytes()
-    assert model_file.check_target(whole) == whole
+    assert check_target(whole) == whole
     assert (whole.stat().st_mtime_ns, whole.read_bytes()) == before
 
 

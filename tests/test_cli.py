@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import signal
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +13,15 @@ import pytest
 import torch
 from speller import small_pronouncer
 
+import annotated_decoder_command
 from annotated_decoder import __version__, cli
 from annotated_decoder.dictionary import by_length, report, score, split_of
 from annotated_decoder.model_file import TrainedModel
 from annotated_decoder.phonemes import ipa
 from annotated_decoder.pronunciation import RECIPE, pronounce, pronouncer, steps
 from annotated_decoder.training import TrainingRun
+
+SRC = str(Path(annotated_decoder_command.__file__).parent)
 
 
 @pytest.fixture
@@ -258,6 +263,41 @@ def test_a_model_that_cannot_be_written_is_refused_before_it_is_scored(run, monk
     assert (status, out) == (2, "") and err.count("\n") == 1
     assert f"{tmp_path / 'm'} cannot be written" in err and "Read-only file system" in err
     assert (tmp_path / "m").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+PRESSED = """
+import signal, sys
+import annotated_decoder_command
+
+_, imported, listens = sys.argv
+
+class Press:
+    "Ctrl-C as soon as this module is imported."
+    def find_spec(self, name, path=None, target=None):
+        if name == imported:
+            signal.raise_signal(signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler if listens == "yes" else signal.SIG_IGN)
+sys.meta_path.insert(0, Press())
+sys.argv = ["annotated-decoder", "--version"]
+sys.exit(annotated_decoder_command.main())
+"""
+
+
+@pytest.mark.parametrize(
+    "imported, listens, status", [("torch", "yes", -signal.SIGINT), ("torch", "no", 0), ("nothing", "yes", 0)]
+)
+def test_ctrl_c_during_the_imports_ends_the_command_without_a_traceback(imported, listens, status):
+    command = [sys.executable, "-c", PRESSED, imported, listens]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": SRC})
+    assert (done.returncode, done.stderr) == (status, "")
+    assert done.stdout == ("" if status else f"{__version__}\n")
+
+
+def test_after_the_imports_ctrl_c_is_the_commands_own(monkeypatch, interruptible):
+    monkeypatch.setattr(sys, "argv", ["annotated-decoder", "pronounce", "cat"])
+    monkeypatch.setattr(cli, "check_options", lambda args: signal.raise_signal(signal.SIGINT))
+    assert annotated_decoder_command.main() == 130
 
 
 def test_evaluate_stores_nothing_unless_asked(run, monkeypatch, dictionary):

@@ -158,42 +158,6 @@ def test_a_source_may_hold_padding_and_the_target_embedding_is_tied_unless_asked
     assert PAD in padded and generate(made, padded, real).shape[0] == 2
 
 
-class Sound(torch.nn.Module):
-    "An embedding of features, of whose kind `check` lets finite ones through."
-
-    def __init__(self):
-        super().__init__()
-        self.linear = torch.nn.Linear(5, 8)
-        self.asked = []
-
-    def forward(self, source):
-        return self.linear(source)
-
-    def check(self, source, source_mask):
-        self.asked.append(source_mask)
-        if not source.isfinite().all():
-            raise ValueError("the sound has numbers that are not finite; cut them out")
-
-
-def test_another_kind_of_source_checks_itself_and_makes_the_memory():
-    sound, features = Sound(), noise(2, 4, 5)
-    made = seeded(lambda: EncoderDecoder(config(), config(), source_embedding=sound))
-    assert made.encoder.embedding is sound
-    assert made.encode(features).shape == (2, 4, 8)
-    tokens, real = ids(2, 3), mask(4, 2)
-    assert_close(made(features, tokens, real)[1:], made(features[1:, :2], tokens[1:]))
-    assert check_request(made, features, real, None) == 12 and sound.asked == [real]
-    with pytest.raises(ValueError, match="not finite; cut them out"):
-        check_request(made, features / 0, None, None)
-
-
-def test_a_module_without_a_check_is_taken_at_its_word():
-    made = seeded(lambda: EncoderDecoder(config(), config(), source_embedding=torch.nn.Linear(5, 8)))
-    check_source(made, noise(2, 4, 5), None)
-    with pytest.raises(ValueError, match="give token ids"):
-        check_source(model(), noise(2, 4, 5), None)
-
-
 @given(seeds, shapes, lengths, caches, st.integers(1, 6))
 def test_a_prompt_of_an_output_is_continued_as_it_was(seed, shape, sources, make_cache, read):
     made, real = model(seed, end_bias=-1e9, **shape), mask(*sources)
@@ -270,3 +234,39 @@ def test_a_row_without_a_token_is_refused_by_its_row_and_a_finished_one_needs_no
 
     rows = generate(made, source, constrain=the_first_ends_and_then_has_nothing, max_steps=3).tolist()
     assert rows[0] == [END, PAD, PAD] and END not in rows[1] + rows[2]
+
+
+class Sound(torch.nn.Module):
+    "An embedding of features, of whose kind `check` lets finite ones through."
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(5, 8)
+        self.asked = []
+
+    def forward(self, source):
+        return self.linear(source)
+
+    def check(self, source, source_mask):
+        self.asked.append(source_mask)
+        if not source.isfinite().all():
+            raise ValueError("the sound has numbers that are not finite; cut them out")
+
+
+def test_another_kind_of_source_checks_itself_and_makes_the_memory():
+    sound, features = Sound(), noise(2, 4, 5)
+    made = seeded(lambda: EncoderDecoder(config(), config(), source_embedding=sound))
+    assert made.encoder.embedding is sound
+    assert made.encode(features).shape == (2, 4, 8)
+    tokens, real = ids(2, 3), mask(4, 2)
+    assert_close(made(features, tokens, real)[1:], made(features[1:, :2], tokens[1:]))
+    assert check_request(made, features, real, None) == 12 and sound.asked == [real]
+    with pytest.raises(ValueError, match="not finite; cut them out"):
+        check_request(made, features / 0, None, None)
+
+
+def test_a_module_without_a_check_is_taken_at_its_word():
+    made = seeded(lambda: EncoderDecoder(config(), config(), source_embedding=torch.nn.Linear(5, 8)))
+    check_source(made, noise(2, 4, 5), None)
+    with pytest.raises(ValueError, match="give token ids"):
+        check_source(model(), noise(2, 4, 5), None)

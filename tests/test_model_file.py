@@ -14,7 +14,7 @@ from small import few
 from speller import small_pronouncer
 from torch.testing import assert_close
 
-from annotated_decoder import model_file
+from annotated_decoder import model_file, safe_files
 from annotated_decoder.encoder_outputs import END, START, pad
 from annotated_decoder.generation import generate
 from annotated_decoder.model_file import TrainedModel
@@ -171,7 +171,7 @@ def test_a_beam_leaves_out_what_says_padding_or_start():
 
 def test_a_model_file_reaches_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     done, replace = [], os.replace
-    monkeypatch.setattr(model_file, "sync", lambda path: done.append(("sync", path.name)))
+    monkeypatch.setattr(safe_files, "sync", lambda path: done.append(("sync", path.name)))
     monkeypatch.setattr(os, "replace", lambda a, b: (done.append(("replace", b.name)), replace(a, b)))
     small_pronouncer().save(tmp_path / "m")
     assert done == [("sync", f"m.{os.getpid()}.part"), ("replace", "m"), ("sync", tmp_path.name)]
@@ -187,9 +187,9 @@ def test_where_fsync_ends_at_the_drives_cache_more_is_asked_for(it_can, tmp_path
             raise OSError(45, "Operation not supported")
 
     macos = SimpleNamespace(F_FULLFSYNC=51, fcntl=fcntl)
-    monkeypatch.setattr(model_file, "fcntl", macos)
+    monkeypatch.setattr(safe_files, "fcntl", macos)
     monkeypatch.setattr(os, "fsync", lambda handle: asked.append(("fsync", os.fstat(handle).st_ino)))
-    model_file.sync(tmp_path)
+    safe_files.sync(tmp_path)
     inode = tmp_path.stat().st_ino
     assert asked == [(51, inode), ("fsync", inode)][: 1 if it_can else 2]
 

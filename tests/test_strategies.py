@@ -1,20 +1,34 @@
 """Filters keep what they promise, draws follow the probabilities, and beam search is exact where it can be."""
 
 from dataclasses import FrozenInstanceError
-from itertools import product
 
-import jaxtyping
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small import TOLERANCE, VOCAB, dtypes, few, ids, lengths, mask, model, noise, passes, seeds, shapes
+from small import (
+    TOLERANCE,
+    VOCAB,
+    Rounded,
+    dtypes,
+    every_sequence,
+    few,
+    ids,
+    lengths,
+    mask,
+    model,
+    noise,
+    passes,
+    seeds,
+    shapes,
+    token_scores,
+)
 from torch.testing import assert_close
 
 from annotated_decoder.caching import Cache
-from annotated_decoder.encoder_outputs import END, PAD, START
+from annotated_decoder.encoder_outputs import END, PAD
 from annotated_decoder.generation import EncoderDecoder, generate, generate_steps
-from annotated_decoder.strategies import Constraints, beam_search, pooled_beam_search, sampler, top_k, top_p
+from annotated_decoder.strategies import beam_search, sampler, top_k, top_p
 
 # Few distinct values, so that equals are common.
 tied_logits = st.builds(
@@ -22,13 +36,6 @@ tied_logits = st.builds(
     st.lists(st.sampled_from([-2.0, 0.0, 0.5, 1.0, 3.0]), min_size=1, max_size=8),
     dtypes,
 )
-
-
-class Rounded(EncoderDecoder):
-    "Logits that are multiples of a half, so that many tie."
-
-    def decode(self, *args):
-        return (2 * super().decode(*args)).round() / 2
 
 
 class NearTies(EncoderDecoder):
@@ -39,26 +46,9 @@ class NearTies(EncoderDecoder):
         return torch.where(super().decode(*args) > 0, one.nextafter(2 * one), one)
 
 
-def token_scores(made, source, sequences, prompt=(START,)):
-    "log p of the tokens of each sequence, all positions of all of them scored in one pass."
-    longest = max(map(len, sequences))
-    said = torch.tensor([[*s] + [PAD] * (longest - len(s)) for s in sequences])
-    fed = torch.cat([torch.tensor(prompt).expand(len(sequences), -1), said[:, :-1]], 1)
-    log_p = made(source.expand(len(sequences), -1), fed)[:, len(prompt) - 1 :].log_softmax(-1)
-    log_p = log_p.gather(-1, said[..., None])[..., 0]
-    return [row[: len(s)].tolist() for row, s in zip(log_p, sequences, strict=True)]
-
-
 def rescored(made, source, sequences):
+    "Σ log p of the tokens of each sequence."
     return [sum(scores) for scores in token_scores(made, source, sequences)]
-
-
-def every_sequence(vocab_size, limit):
-    "All token sequences that end with the first end symbol, or at the limit without one."
-    others = [t for t in range(vocab_size) if t != END]
-    for length in range(limit):
-        yield from ((*body, END) for body in product(others, repeat=length))
-    yield from product(others, repeat=limit)
 
 
 @given(seeds, shapes, lengths, st.integers(1, 12), st.sampled_from([EncoderDecoder, Rounded, NearTies]))
@@ -317,235 +307,3 @@ def test_what_changes_the_search_is_named():
     with pytest.raises(TypeError):
         beam_search(model(), ids(1, 3), None, 5)
     assert len(beam_search(model=model(), source=ids(1, 3), source_mask=None, width=2, max_steps=2)[0]) == 2
-
-
-# Prompts and constraints
-
-tokens_of_five = st.integers(0, 4)
-rules = st.builds(
-    dict,
-    suppressed=st.lists(tokens_of_five, max_size=2).map(tuple),
-    suppressed_first=st.lists(tokens_of_five, max_size=3).map(tuple),
-    forced_first=st.none() | tokens_of_five,
-    forced_last=st.none() | tokens_of_five,
-    min_length=st.integers(0, 5),
-    no_repeat_ngram=st.integers(0, 3),
-)
-prompts = st.lists(tokens_of_five, max_size=2).map(lambda others: (START, *others))
-searches = pytest.mark.parametrize("search", [beam_search, pooled_beam_search])
-
-
-def forced(tokens, rules, limit):
-    "The token that must follow, if one must: the rules once more, a token at a time."
-    if len(tokens) == limit - 1 and rules["forced_last"] is not None:
-        return rules["forced_last"]
-    return rules["forced_first"] if len(tokens) == 1 else None
-
-
-def may_follow(token, tokens, rules, limit, read):
-    if forced(tokens, rules, limit) is not None:
-        return token == forced(tokens, rules, limit)
-    n, longer = rules["no_repeat_ngram"], [*tokens, token]
-    runs = [longer[i : i + n] for i in range(len(longer) - n + 1)] if n else []
-    first = read + (read == 1 and rules["forced_first"] is not None)
-    return not (
-        token in rules["suppressed"]
-        or (len(tokens) == first and token in rules["suppressed_first"])
-        or (len(tokens) < rules["min_length"] and token == END)
-        or (runs and runs[-1] in runs[:-1])
-    )
-
-
-def allowed_sequences(prompt, rules, steps):
-    "Each with the places of its forced tokens."
-    limit, read = len(prompt) + steps, len(prompt)
-    for said in every_sequence(5, steps):
-        whole = [*prompt, *said]
-        places = range(read, len(whole))
-        if all(may_follow(whole[i], whole[:i], rules, limit, read) for i in places):
-            yield said, [i - read for i in places if forced(whole[:i], rules, limit) is not None]
-
-
-@searches
-@given(seeds, shapes, rules, prompts, st.integers(1, 3))
-def test_a_wide_beam_holds_what_the_rules_allow_and_forced_tokens_cost_nothing(
-    search, seed, shape, rules, prompt, steps
-):
-    made, source = model(seed, vocab_size=5, **shape), ids(1, 3, seed, 5)
-    expected = dict(allowed_sequences(prompt, rules, steps))
-    constrain = Constraints(**rules, max_length=len(prompt) + steps, prompt_length=len(prompt))
-    options = dict(width=sum(4**n for n in range(steps + 1)) + 9, max_steps=steps, length_penalty=0.0)
-    options |= dict(prompt=torch.tensor([prompt]), constrain=constrain)
-    if not expected:
-        with pytest.raises(ValueError, match=r"rows \[0\] have no token left to choose; forbid fewer"):
-            search(made, source, **options)
-        return
-    [found] = search(made, source, **options)
-    assert {h.tokens for h in found} == expected.keys() and len(found) == len(expected)
-    log_p = token_scores(made, source, list(expected), prompt)
-    totals = {
-        said: sum(p for i, p in enumerate(scores) if i not in free)
-        for (said, free), scores in zip(expected.items(), log_p, strict=True)
-    }
-    tolerance = TOLERANCE[shape["dtype"]]
-    assert {h.tokens: h.score for h in found} == pytest.approx(totals, rel=tolerance, abs=tolerance)
-
-
-@given(seeds, shapes, lengths, rules, st.integers(0, 2), st.sampled_from([EncoderDecoder, Rounded]))
-def test_a_beam_of_one_is_greedy_with_a_prompt_and_constraints_too(seed, shape, sources, rules, more, kind):
-    made, real = model(seed, end_bias=1.0, kind=kind, **shape), mask(*sources)
-    source, prompt = ids(*real.shape, seed), ids(len(sources), 1 + more, seed)
-    prompt[:, 0] = START
-    constrain = Constraints(**rules, max_length=1 + more + 6, prompt_length=1 + more)
-    options = dict(prompt=prompt, constrain=constrain, max_steps=6)    # so few that the rules leave a token
-    rows = generate(made, source, real, cache=Cache(), **options).tolist()
-    plain = beam_search(made, source, real, width=1, **options)
-    pooled = pooled_beam_search(made, source, real, width=1, early_stopping=True, **options)
-    for row, [best], [first] in zip(rows, plain, pooled, strict=True):
-        assert best.tokens == first.tokens == tuple(row[: row.index(END) + 1] if END in row else row)
-
-
-@searches
-@few
-@given(seeds, shapes, lengths, rules)
-def test_a_padded_batch_is_its_sources_one_by_one_under_constraints(search, seed, shape, sources, rules):
-    made, real = model(seed, end_bias=1.0, **shape), mask(*sources, width=6)
-    source, prompt = ids(*real.shape, seed), torch.full((len(sources), 2), START)
-    options = dict(width=3, length_penalty=0.5, constrain=Constraints(**rules, max_length=10, prompt_length=2))
-    together = search(made, source, real, prompt=prompt, max_steps=8, **options)
-    for row, length in enumerate(sources):
-        [alone] = search(made, source[row : row + 1, :length], prompt=prompt[:1], max_steps=8, **options)
-        assert [h.tokens for h in together[row]] == [h.tokens for h in alone]
-
-
-@searches
-def test_a_prompt_is_read_in_one_pass_and_left_out_of_the_answer(search):
-    made = model(end_bias=-1e9)
-    seen, prompt = passes(made.decoder), torch.tensor([[START, 5, 7], [START, 4, 4]])
-    found = search(made, ids(2, 3), width=2, prompt=prompt, max_steps=4)
-    assert seen == [(4, 3)] + [(4, 1)] * 3
-    assert {len(h.tokens) for row in found for h in row} == {4}
-    assert len(search(made, ids(2, 3), width=1, prompt=prompt)[0][0].tokens) == 12 - 3 + 1
-
-
-@searches
-def test_a_dead_end_is_left_out_while_another_way_goes_on(search):
-    made = model(end_bias=-1e9)
-
-    def not_after_five(log_p, tokens):
-        return log_p.masked_fill(tokens[:, -1:] == 5, -torch.inf)
-
-    def not_for_the_second_source(log_p, tokens):
-        return log_p.index_fill(0, torch.tensor([2, 3]), -torch.inf)
-
-    [found] = search(made, ids(1, 3), width=VOCAB, max_steps=3, constrain=not_after_five)
-    assert len(found) == VOCAB and all(5 not in h.tokens[:-1] for h in found)
-    with pytest.raises(ValueError, match=r"rows \[1\] have no token left"):
-        search(made, ids(3, 3), width=2, max_steps=3, constrain=not_for_the_second_source)
-
-
-IMPOSSIBLE = {    # the setting: what the message says
-    "a token below 0": (dict(suppressed=(3, -1)), r"suppressed is \(3, -1\); token ids are whole numbers from 0 on"),
-    "a token of a fraction": (dict(suppressed_first=(0.5,)), r"suppressed_first is \(0.5,\); token ids"),
-    "a symbol": (dict(forced_first="a"), "forced_first is 'a'; token ids"),
-    "an end below 0": (dict(end_id=-2), "end_id is -2; token ids"),
-    "a length below 0": (dict(min_length=-1), "min_length is -1; it must be a whole number of at least 0"),
-    "half a run": (dict(no_repeat_ngram=1.5), "no_repeat_ngram is 1.5; it must be a whole number of at least 0"),
-    "no prompt": (dict(prompt_length=0), "prompt_length is 0; it must be a whole number of at least 1"),
-    "last, and not where": (dict(forced_last=2), "forced_last is 2, and max_length is None; say at which length"),
-    "no room": (dict(max_length=3, prompt_length=3), "max_length is 3; it counts the prompt too.*above its 3"),
-    "half a length": (dict(max_length=7.5), "max_length is 7.5"),
-}
-
-
-@pytest.mark.parametrize("settings, message", IMPOSSIBLE.values(), ids=IMPOSSIBLE)
-def test_constraints_that_cannot_work_are_refused(settings, message):
-    jaxtyping.config.update("jaxtyping_disable", True)
-    try:
-        with pytest.raises(ValueError, match=message):
-            Constraints(**settings)
-    finally:
-        jaxtyping.config.update("jaxtyping_disable", False)
-
-
-@pytest.mark.parametrize("setting", ["suppressed", "suppressed_first", "forced_first", "forced_last", "end_id"])
-def test_a_constraint_on_a_token_outside_the_vocabulary_is_refused(setting):
-    token = (VOCAB,) if "suppressed" in setting else VOCAB
-    with pytest.raises(ValueError, match=f"{setting} has token {VOCAB}; the vocabulary has 0 to {VOCAB - 1}"):
-        generate(model(), ids(1, 3), constrain=Constraints(**{setting: token}, max_length=12))
-
-
-@given(seeds, dtypes, st.integers(1, 6))
-def test_constraints_that_forbid_nothing_change_nothing(seed, dtype, length):
-    logits = noise(3, VOCAB, seed=seed, dtype=dtype)
-    assert torch.equal(Constraints()(logits, ids(3, length, seed)), logits)
-
-
-# The pool of the finished
-
-
-@few
-@given(seeds, shapes, st.integers(1, 3), st.integers(1, 3), st.sampled_from([0.0, 0.7, 1.0]))
-def test_a_pool_wide_enough_is_brute_force(seed, shape, length, limit, length_penalty):
-    made, source = model(seed, vocab_size=5, **shape), ids(1, length, seed, 5)
-    sequences = list(every_sequence(5, limit))
-    options = dict(width=len(sequences) + 15, length_penalty=length_penalty, max_steps=limit)
-    [found] = pooled_beam_search(made, source, **options)
-    totals = zip(sequences, rescored(made, source, sequences), strict=True)
-    scores = {s: total / len(s) ** length_penalty for s, total in totals}
-    assert {h.tokens: h.score for h in found} == pytest.approx(scores, rel=TOLERANCE[shape["dtype"]])
-    assert [h.score for h in found] == sorted((h.score for h in found), reverse=True)
-
-
-@given(seeds, shapes, lengths, st.integers(1, 5), st.sampled_from([False, "never"]))
-def test_without_a_penalty_the_best_is_the_best_of_plain_beam_search(seed, shape, sources, width, early_stopping):
-    made, real = model(seed, end_bias=1.5, **shape), mask(*sources)
-    source = ids(*real.shape, seed)
-    plain = beam_search(made, source, real, width=width)
-    pooled = pooled_beam_search(made, source, real, width=width, length_penalty=0.0, early_stopping=early_stopping)
-    assert [row[0].tokens for row in plain] == [row[0].tokens for row in pooled]
-
-
-@few
-@given(seeds, shapes, st.integers(1, 4), st.sampled_from([-1.0, 0.0, 0.7, 2.0]))
-def test_a_pool_that_closes_later_is_no_worse(seed, shape, width, length_penalty):
-    made, source = model(seed, end_bias=1.5, **shape), ids(3, 4, seed)
-    seen, scores, read = passes(made.decoder), [], []
-    for early_stopping in (True, False, "never"):
-        options = dict(width=width, length_penalty=length_penalty, early_stopping=early_stopping)
-        found = pooled_beam_search(made, source, **options)
-        assert all(len(row) == len({h.tokens for h in row}) == width for row in found)
-        scores.append([h.score for row in found for h in row])
-        read.append(len(seen))
-        seen.clear()
-    assert read == sorted(read)
-    assert all(a <= b <= c for a, b, c in zip(*scores, strict=True))
-
-
-def test_a_pool_has_five_places_a_mean_per_token_and_the_present_length_unless_asked_otherwise():
-    made, source = model(end_bias=1.0), ids(2, 4)
-    asked = pooled_beam_search(made, source, None, width=5, length_penalty=1.0, early_stopping=False)
-    assert pooled_beam_search(made, source) == asked
-    assert all(h.score == h.log_probability / len(h.tokens) for row in asked for h in row)
-
-
-def test_a_pool_refuses_what_it_cannot_serve():
-    for early_stopping in ("always", 1, None):
-        jaxtyping.config.update("jaxtyping_disable", True)
-        with pytest.raises(ValueError, match=f"early_stopping is {early_stopping!r}; give False, True or 'never'"):
-            pooled_beam_search(model(), ids(1, 3), early_stopping=early_stopping)
-        jaxtyping.config.update("jaxtyping_disable", False)
-    with pytest.raises(ValueError, match="width is 0"):
-        pooled_beam_search(model(), ids(1, 3), width=0)
-    with pytest.raises(ValueError, match="length_penalty is 11"):
-        pooled_beam_search(model(), ids(1, 3), length_penalty=11.0)
-    with pytest.raises(ValueError, match="max_steps is 13"):
-        pooled_beam_search(model(), ids(1, 3), max_steps=13)
-
-
-def test_the_pooled_search_keeps_no_graph_and_gives_the_grad_mode_back():
-    made, modes = model(), []
-    for stack in (made.encoder, made.decoder):
-        stack.register_forward_hook(lambda *_: modes.append(torch.is_grad_enabled()))
-    pooled_beam_search(made, ids(2, 4), width=2, max_steps=2)
-    assert modes == [False] * 3 and torch.is_grad_enabled()    # the source once, the tokens twice

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from .model_file import sync
+from .safe_files import sync
 from .training import TrainingRun
 
 # %% ../../notebooks/A6_checkpoints.ipynb #durable

@@ -24,9 +24,10 @@ from tqdm import tqdm
 from . import __version__
 from .checkpoints import Checkpoints
 from .dictionary import Pronunciation, by_length, read_cmudict, report, score, split_of
-from .model_file import TrainedModel, check_target
+from .model_file import TrainedModel
 from .phonemes import ipa
 from .pronunciation import PRONOUNCER, RECIPE, check_word, pronouncer, steps, train_pronouncer
+from .safe_files import check_target
 from .transcribing import Transcription
 
 # %% ../../notebooks/A3_command_line.ipynb #pronounce-lines
@@ -155,9 +156,9 @@ def run_evaluate(args: argparse.Namespace) -> int:
     sample = {word: found[word] for word in words[::20]}             # few enough for a test to score again
     scores: dict = report(found, dictionary)
     scores |= {"sample": score(sample, dictionary), "by_length": by_length(found, dictionary)}
-    print(json.dumps(scores, indent=1))
-    if args.store:
+    if args.store:                                                   # first, for who reads may stop reading
         replace(trained, notes=trained.notes | {args.part: scores}).save(args.model)
+    print(json.dumps(scores, indent=1))
     return 0
 
 # %% ../../notebooks/A3_command_line.ipynb #run-translate
@@ -181,7 +182,7 @@ def written(translator: Any, given: Iterable[str], args: argparse.Namespace) -> 
 
 
 def run_translate(args: argparse.Namespace) -> int:
-    from annotated_decoder.translating import Translator             # it needs packages of an extra
+    from annotated_decoder.translating import Translator  # it needs packages of an extra
 
     if args.stream and args.beam is not None:
         raise ValueError("--stream writes tokens as they are chosen, greedily; leave out --beam, or --stream")
@@ -266,7 +267,8 @@ def main() -> int:
         return 130                                                   # as shells count it
     except BrokenPipeError:
         abandon_output()
-        return 0 if {"pronounce", "translate"} & {*sys.argv[1:2]} else 2              # of answers, whoever reads has read enough
+        # of answers, whoever reads has read enough
+        return 0 if sys.argv[1:2] in (["pronounce"], ["translate"]) else 2
     except OSError as error:
         print(f"annotated-decoder: {error}", file=sys.stderr)
         abandon_output()

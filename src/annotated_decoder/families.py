@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from reprlib import repr as shown    # of readable length, whatever a file holds
+from reprlib import repr as shown  # of readable length, whatever a file holds
 from typing import Any
 
 from .decoder import StackConfig

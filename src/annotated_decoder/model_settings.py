@@ -23,7 +23,7 @@ from .encoder import Source
 from .families import LARGEST, family_of, stack_config
 from .generation import EncoderDecoder, generate
 from .model_folder import local_folder, read_json
-from .strategies import Constraints, pooled_beam_search
+from .rules import Constraints, pooled_beam_search
 
 # %% ../../notebooks/17_model_settings.ipynb #decoding-settings
 @dataclass(frozen=True, kw_only=True)

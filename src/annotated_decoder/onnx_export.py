@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OPSET', 'PACKAGES', 'MOST_BYTES', 'GivenCache', 'EncoderPart', 'DecoderPart', 'check_packages', 'layer_names',
-           'quiet', 'compacted', 'graph_of', 'check_exportable', 'described_for_onnx', 'export_onnx', 'read_folder',
-           'OnnxModel', 'most_probable', 'generate_onnx']
+           'quiet', 'compacted', 'graph_of', 'check_exportable', 'described_for_onnx', 'encoder_graph', 'decoder_graph',
+           'export_onnx']
 
 # %% ../../notebooks/A9_onnx.ipynb #imports
 import hashlib
@@ -27,8 +27,9 @@ from torch import Tensor, nn
 from .caching import KeysValues
 from .cross_attention import memory_keys_values
 from .embedding import Embedding
+from .encoder import Source
 from .generation import EncoderDecoder
-from .model_file import check_target, replace_file
+from .safe_files import check_target, replace_file
 
 # %% ../../notebooks/A9_onnx.ipynb #given-cache
 class GivenCache:
@@ -55,7 +56,7 @@ class GivenCache:
 
 # %% ../../notebooks/A9_onnx.ipynb #parts
 class EncoderPart(nn.Module):
-    """Source in; out come the memory's keys and values of every decoder layer, flat.
+    """Source and its mask, if it has one, in; out come the memory's keys and values of every decoder layer, flat.
 
     Chapter *Export to ONNX*.
     """
@@ -66,9 +67,7 @@ class EncoderPart(nn.Module):
         layers: Any = model.decoder.layers
         self.cross_attn: Any = nn.ModuleList(layer.cross_attn for layer in layers)
 
-    def forward(
-        self, source: Int[Tensor, "batch source"], source_mask: Bool[Tensor, "batch source"]
-    ) -> tuple[Tensor, ...]:
+    def forward(self, source: Source, source_mask: Bool[Tensor, "batch source"] | None = None) -> tuple[Tensor, ...]:
         memory = self.encoder(source, source_mask)
         return tuple(t for attn in self.cross_attn for t in memory_keys_values(attn, memory, source_mask))
 
@@ -164,20 +163,21 @@ def graph_of(part: nn.Module, example: tuple, lengths: tuple, inputs: list[str],
     compacted(model)
     return model.SerializeToString()
 
-# %% ../../notebooks/A9_onnx.ipynb #export-onnx
+# %% ../../notebooks/A9_onnx.ipynb #part-graphs
 MOST_BYTES = 2**31 - 2**24    # a file of ONNX has no more than 2 GiB; the graph needs a little of them
 
 
-def check_exportable(model: EncoderDecoder) -> None:
+def check_exportable(model: EncoderDecoder, source: Tensor | None) -> None:
     "ValueError, with the remedy, where this model cannot be exported."
-    if not isinstance(model.encoder.embedding, Embedding):
+    tokens = isinstance(model.encoder.embedding, Embedding)
+    if tokens is not (source is None):
         kind = type(model.encoder.embedding).__name__
-        raise ValueError(f"the encoder's embedding is {kind}; only a model that reads tokens can be exported")
+        raise ValueError(f"the encoder reads by {kind}; give an example of its source where that is no Embedding")
     if model.training:
         raise ValueError("the model is in training mode, so dropout would be exported; call model.eval()")
     if other := {p.dtype for p in model.parameters()} - {torch.float32}:
         raise ValueError(f"the weights are {other.pop()}; call model.float()")
-    for side, stack, least in (("encoder", model.encoder, 4), ("decoder", model.decoder, 5)):
+    for side, stack, least in (("encoder", model.encoder, 4 if tokens else 1), ("decoder", model.decoder, 5)):
         if stack.config.max_len < least:
             raise ValueError(f"max_len of the {side} is {stack.config.max_len}; give at least {least}")
         if (size := 4 * sum(p.numel() for p in stack.parameters())) > MOST_BYTES:
@@ -197,132 +197,52 @@ def described_for_onnx(model: EncoderDecoder) -> dict[str, Any]:
     return {"opset": OPSET, **ids, **shape, **sizes}
 
 
+def encoder_graph(model: EncoderDecoder, example: Tensor | None) -> bytes:
+    "The encoder's file. Of another source than tokens only the batch is open."
+    names, batch = layer_names(model.decoder.config.n_layers, "cross"), torch.export.Dim("batch")
+    if example is not None:
+        return graph_of(EncoderPart(model), (torch.cat([example[:1]] * 2),), ({0: batch},), ["source"], names)
+    tokens, mask = torch.zeros(2, 4, dtype=torch.int64), torch.ones(2, 4, dtype=torch.bool)
+    lengths = {0: batch, 1: torch.export.Dim("source", max=model.encoder.config.max_len)}
+    return graph_of(EncoderPart(model), (tokens, mask), (lengths, lengths), ["source", "source_mask"], names)
+
+
+def decoder_graph(model: EncoderDecoder, n_layers: int, n_heads: int, head_dim: int) -> bytes:
+    "The decoder's file. The example is 2 sources of 4, 2 tokens read, 3 new."
+    dim, longest = torch.export.Dim, model.decoder.config.max_len
+    batch, source, past, new = dim("batch"), dim("source"), dim("past", min=0, max=longest - 1), dim("new", max=longest)
+    tokens, mask = torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 4, dtype=torch.bool)
+    read, cross = (torch.zeros(2 * n_layers, 2, n_heads, length, head_dim).unbind() for length in (2, 4))
+    kept_lengths, given_lengths = ({0: batch, 2: past},) * len(read), ({0: batch, 2: source},) * len(cross)
+    lengths = {0: batch, 1: new}, {0: batch, 1: source}, kept_lengths, given_lengths
+    kept, given = layer_names(n_layers, "self"), layer_names(n_layers, "cross")
+    names = ["tokens", "source_mask", *kept, *given], ["logits", *(f"next_{name}" for name in kept)]
+    return graph_of(DecoderPart(model), (tokens, mask, read, cross), lengths, *names)
+
+# %% ../../notebooks/A9_onnx.ipynb #export-onnx
 def export_onnx(
-    model: EncoderDecoder, folder: str | os.PathLike, about: Mapping[str, Any] | None = None
+    model: EncoderDecoder,
+    folder: str | os.PathLike,
+    about: Mapping[str, Any] | None = None,
+    source: Tensor | None = None,
 ) -> dict[str, Any]:
     """Write `encoder.onnx`, `decoder.onnx` and `model.json` into this folder; return what the last one says.
 
     Batch, source, past and new tokens may have any length, the past none. `about` is kept in the JSON as it is.
+    `source` is an example of what the encoder reads where that is no tokens; of it only the batch may change.
     Raises ModuleNotFoundError where onnx or onnxscript is missing; ValueError where the folder cannot be written, and
-    for a model in training mode, of another precision than single, that does not read tokens, or above 2 GiB.
+    for a model in training mode, of another precision than single, or above 2 GiB.
     Chapter *Export to ONNX*.
     """
     check_packages("onnx", "onnxscript")
-    check_exportable(model)
+    check_exportable(model, source)
     targets = [check_target(Path(folder) / name) for name in ("encoder.onnx", "decoder.onnx", "model.json")]
     said = described_for_onnx(model) | {"about": dict(about or {})}
+    said["source"] = None if source is None else [*source.shape[1:]]
     json.dumps(said)                                                # tried before the long part, not after it
-    n, longest = said["n_layers"], said["decoder"]["max_len"]
-    batch, source = torch.export.Dim("batch"), torch.export.Dim("source", max=said["encoder"]["max_len"])
-    past, new = torch.export.Dim("past", min=0, max=longest - 1), torch.export.Dim("new", max=longest)
-    mask = torch.ones(2, 4, dtype=torch.bool)                       # an example: 2 sources of 4, a past of 2, 3 new
-    shape = 2 * n, 2, said["n_heads"]                               # unbound below: one tensor twice is one input
-    self_kv, cross_kv = ([*torch.zeros(*shape, length, said["head_dim"])] for length in (2, 4))
-    cross, old = layer_names(n, "cross"), layer_names(n, "self")
-    encoder = graph_of(
-        EncoderPart(model), (torch.zeros_like(mask, dtype=torch.int64), mask), ({0: batch, 1: source},) * 2,
-        ["source", "source_mask"], cross,
-    )
-    decoder = graph_of(
-        DecoderPart(model), (torch.zeros(2, 3, dtype=torch.int64), mask, self_kv, cross_kv),
-        ({0: batch, 1: new}, {0: batch, 1: source}, [{0: batch, 2: past}] * 2 * n, [{0: batch, 2: source}] * 2 * n),
-        ["tokens", "source_mask", *old, *cross], ["logits", *(f"next_{name}" for name in old)],
-    )
-    said["sha256"] = {t.name: hashlib.sha256(data).hexdigest() for t, data in zip(targets, (encoder, decoder))}
-    for target, data in zip(targets, (encoder, decoder, json.dumps(said, indent=1).encode())):
+    shape = (said[name] for name in ("n_layers", "n_heads", "head_dim"))
+    graphs = encoder_graph(model, source), decoder_graph(model, *shape)
+    said["sha256"] = {t.name: hashlib.sha256(data).hexdigest() for t, data in zip(targets, graphs)}
+    for target, data in zip(targets, (*graphs, json.dumps(said, indent=1).encode())):
         replace_file(target, data)
     return said
-
-# %% ../../notebooks/A9_onnx.ipynb #read-folder
-def read_folder(folder: str | os.PathLike) -> tuple[dict[str, Any], list[bytes]]:
-    "What `export_onnx` wrote: the JSON, and the encoder's and the decoder's file. ValueError where it is not whole."
-    try:
-        said = json.loads((Path(folder) / "model.json").read_bytes())
-        files = [(Path(folder) / name, said["sha256"][name]) for name in ("encoder.onnx", "decoder.onnx")]
-        found = [path.read_bytes() for path, _ in files]
-    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder} has no whole model of export_onnx ({error}); export it anew") from error
-    for (path, digest), data in zip(files, found):
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise ValueError(f"{path} is not the file that model.json names by its SHA-256; export it anew")
-    return said, found
-
-# %% ../../notebooks/A9_onnx.ipynb #onnx-model
-class OnnxModel:
-    """What `export_onnx` wrote, at work in onnxruntime: NumPy in, NumPy out.
-
-    Raises ModuleNotFoundError where onnxruntime is missing, ValueError for a folder that does not hold a whole model.
-    Chapter *Export to ONNX*.
-    """
-
-    def __init__(self, folder: str | os.PathLike):
-        check_packages("onnxruntime")
-        import onnxruntime
-
-        self.about, files = read_folder(folder)
-        cpu = ["CPUExecutionProvider"]
-        self.encoder, self.decoder = (onnxruntime.InferenceSession(data, providers=cpu) for data in files)
-        self.self_names, self.cross_names = (layer_names(self.about["n_layers"], kind) for kind in ("self", "cross"))
-
-    def encode(self, source: np.ndarray, source_mask: np.ndarray) -> list[np.ndarray]:
-        "The memory's keys and values, flat. ValueError where the source is none, or has a row with nothing to see."
-        size, longest = self.about["encoder"]["vocab_size"], self.about["encoder"]["max_len"]
-        if source.ndim != 2 or source_mask.shape != source.shape or not 0 < source.shape[1] <= longest:
-            shapes = f"{source.shape} and its mask {source_mask.shape}"
-            raise ValueError(f"the source is {shapes}; give (batch, source) twice, of 1 to {longest} tokens")
-        if not ((0 <= source) & (source < size)).all() or not source_mask.any(-1).all():
-            raise ValueError(f"give tokens from 0 to {size - 1}, and in every row one at least that the mask shows")
-        return self.encoder.run(None, {"source": source.astype(np.int64), "source_mask": source_mask.astype(bool)})
-
-    def empty(self, batch: int) -> list[np.ndarray]:
-        "The past of a decode that has not begun."
-        return [np.zeros((batch, self.about["n_heads"], 0, self.about["head_dim"]), np.float32)] * len(self.self_names)
-
-    def step(
-        self, tokens: np.ndarray, source_mask: np.ndarray, past: Sequence[np.ndarray], cross: Sequence[np.ndarray]
-    ) -> tuple[np.ndarray, list[np.ndarray]]:
-        "Logits after each of the new tokens, and the longer past. ValueError where no position is left."
-        stop, longest = past[0].shape[2] + tokens.shape[1], self.about["decoder"]["max_len"]
-        if stop > longest:
-            raise ValueError(f"{stop} positions asked for, but max_len is {longest}; shorten the sequence")
-        feeds = dict(zip((*self.self_names, *self.cross_names), (*past, *cross)))
-        feeds |= {"tokens": tokens.astype(np.int64), "source_mask": source_mask.astype(bool)}
-        logits, *longer = self.decoder.run(None, feeds)
-        return logits, longer
-
-# %% ../../notebooks/A9_onnx.ipynb #generate-onnx
-def most_probable(logits: np.ndarray) -> np.ndarray:
-    "The token with the highest logit in each row; the lowest id where several tie."
-    return logits.argmax(-1)
-
-
-def generate_onnx(
-    model: OnnxModel,
-    source: np.ndarray,
-    source_mask: np.ndarray,
-    *,
-    prompt: np.ndarray | None = None,
-    choose: Callable[[np.ndarray], np.ndarray] = most_probable,
-    max_steps: int | None = None,
-) -> np.ndarray:
-    """The tokens after the prompt, (batch, generated), as `generate` gives them: padded behind each row's end symbol.
-
-    `prompt` (batch, tokens) is a start symbol a row unless given; `choose` turns logits (batch, vocab) into tokens.
-    Raises ValueError for a source or a mask that is none, and for more steps than the decoder has positions.
-    Chapter *Export to ONNX*.
-    """
-    about, batch = model.about, len(source)
-    fed = np.full((batch, 1), about["start_id"]) if prompt is None else prompt
-    limit = about["decoder"]["max_len"] - fed.shape[1] + 1
-    if max_steps is not None and not 1 <= max_steps <= limit:
-        raise ValueError(f"max_steps is {max_steps}; this decoder has positions for 1 to {limit}")
-    cross, past, finished, found = model.encode(source, source_mask), model.empty(batch), np.zeros(batch, bool), []
-    for _ in range(max_steps or limit):
-        logits, past = model.step(fed, source_mask, past, cross)
-        chosen = np.where(finished, about["pad_id"], choose(logits[:, -1]))
-        finished |= chosen == about["end_id"]
-        found.append(chosen)
-        if finished.all():
-            break
-        fed = chosen[:, None]
-    return np.stack(found, 1)

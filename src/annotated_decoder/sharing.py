@@ -18,13 +18,12 @@ from .generation import EncoderDecoder
 from annotated_decoder.model_file import (
     TrainedModel,
     build_model,
-    check_target,
     described,
     half_if_exact,
     read_model,
-    replace_file,
     write_model,
 )
+from .safe_files import check_target, replace_file
 
 try:
     import huggingface_hub

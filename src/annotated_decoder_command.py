@@ -1,0 +1,17 @@
+"""The command `annotated-decoder` from its first moment: Ctrl-C while PyTorch is loaded ends it without a traceback.
+
+Written by hand, and outside the package, because importing the package is what takes long.
+"""
+
+import signal
+
+
+def main() -> int:
+    interruptible = signal.getsignal(signal.SIGINT) is signal.default_int_handler    # a background job may not be
+    if interruptible:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)                # nothing has begun: the system ends the process
+    from annotated_decoder.cli import main as command
+
+    if interruptible:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    return command()
