@@ -55,7 +55,7 @@ KINDS = {
 }
 # How each asks to be decoded: what its real relatives ask for.
 ASKED = {
-    "marian": dict(bad_words_ids=[[46]]),
+    "marian": dict(bad_words_ids=[[46]], renormalize_logits=True),
     "marian, two vocabularies": dict(bad_words_ids=[[46]]),
     "bart": dict(forced_bos_token_id=0, no_repeat_ngram_size=3, min_length=4),
     "t5": {},

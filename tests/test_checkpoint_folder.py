@@ -81,13 +81,14 @@ FIELDS = {  # fields of config.json, and what the message says of them
     "an activation": ({"activation_function": "quick_gelu"}, "activation_function is 'quick_gelu'", "known are relu"),
     "an activation that is a list": ({"activation_function": ["gelu"]}, "activation_function is ['gelu']", "known"),
     "a scale of another type": ({"scale_embedding": "yes"}, "scale_embedding is 'yes'", "known are True, False"),
-    "a width of another type": ({"d_model": "16"}, "d_model is '16'", "a whole number", "get it anew"),
+    "a width of another type": ({"d_model": "16"}, "d_model is '16'", "a whole number", "from 1 to"),
     "a width that is true": ({"d_model": True}, "d_model is True", "a whole number"),
-    "a fraction of layers": ({"encoder_layers": 2.0}, "encoder_layers is 2.0", "a whole number of at most 1000"),
-    "no layers": ({"decoder_layers": 0}, "n_layers is 0", "at least 1", "n_layers is decoder_layers there"),
+    "a fraction of layers": ({"encoder_layers": 2.0}, "encoder_layers is 2.0", "a whole number from 1 to 1000"),
+    "no layers": ({"decoder_layers": 0}, "decoder_layers is 0", "from 1 to 1000"),
+    "many layers": ({"decoder_layers": 1000}, "asks for 1000 layers", "tensors are stored", "get the folder anew"),
     "layers below 0": ({"decoder_layers": -1}, "decoder_layers is -1", "a whole number"),
-    "a million layers": ({"decoder_layers": 10**6}, "decoder_layers is 1000000", "at most 1000"),
-    "a width beyond belief": ({"d_model": 10**12}, "d_model is 1000000000000", "at most 10000000"),
+    "a million layers": ({"decoder_layers": 10**6}, "decoder_layers is 1000000", "to 1000"),
+    "a width beyond belief": ({"d_model": 10**12}, "d_model is 1000000000000", "to 10000000"),
     "positions beyond belief": ({"max_position_embeddings": 10**6}, "max_position_embeddings is 1000000", "65536"),
     "heads that do not divide": ({"decoder_attention_heads": 3}, "3 heads do not divide d_model = 16", "give"),
     "a dropout of 1": ({"dropout": 1.0}, "dropout is 1.0", "below 1"),
@@ -123,7 +124,7 @@ OTHERS = {
     "T5: a scale that is no truth": ("t5", {"scale_decoder_outputs": "no"}, "scale_decoder_outputs is 'no'", "true or"),
     "Marian: unshared": ("marian", {"share_encoder_decoder_embeddings": False}, "model.encoder.embed_tokens.weight"),
     "Marian: shared, perhaps": ("marian", {"share_encoder_decoder_embeddings": "yes"}, "'yes'", "not built here"),
-    "Marian: positions by the million": ("marian", {"max_position_embeddings": 10**8}, "100000000", "at most 65536"),
+    "Marian: positions by the million": ("marian", {"max_position_embeddings": 10**8}, "100000000", "to 65536"),
     "Marian: an odd width": ("marian", dict(d_model=17, encoder_attention_heads=1, decoder_attention_heads=1), "17"),
     "Whisper: other bins": ("whisper", {"num_mel_bins": 6}, "conv1.weight is F32 (16, 5, 3)", "(16, 6, 3)"),
     "Whisper: a scale": ("whisper", {"scale_embedding": True}, "scale_embedding is True", "with False"),
@@ -216,7 +217,7 @@ TENSORS = {  # what is done to the tensors, and what the message says
         lambda t: t.update({"model.encoder.embed_positions.weight": torch.zeros(32, 16)}),
         "embed_positions.weight is F32 (32, 16), and config.json needs F64 or F32 or F16 or BF16 (34, 16)",
     ),
-    "none at all": (lambda t: t.clear(), "no file has"),
+    "none at all": (lambda t: t.clear(), "0 tensors are stored"),
 }
 
 
@@ -326,6 +327,7 @@ ASKED = {
     "a penalty that is no number": ({"length_penalty": "1"}, "length_penalty is '1'", "a number"),
     "a penalty out of range": ({"length_penalty": 1e9}, "length_penalty is 1000000000.0", "-10 to 10"),
     "an early end": ({"early_stopping": "always"}, "early_stopping is 'always'", "'never'"),
+    "shares given on, perhaps": ({"renormalize_logits": "yes"}, "renormalize_logits) is 'yes'", "true or false"),
     "no room": ({"max_length": 1}, "max_length is 1", "above its 1"),
     "a limit that is no number": ({"max_length": "long"}, "max_length is 'long'", "a whole number"),
     "words of two tokens": ({"bad_words_ids": [[3, 4]]}, "bad_words_ids is [[3, 4]]", "of one token"),
@@ -414,13 +416,18 @@ def whole(home, tmp_path_factory):
     files = {path.name: {file.name: file.read_bytes() for file in path.iterdir()} for path in home.iterdir()}
     for kind in files:
         load_pretrained(home / kind)    # so that all that is imported or cached once is there
-    return files, tmp_path_factory.mktemp("damaged")
+    return Whole(files, tmp_path_factory.mktemp("damaged"))
+
+
+class Whole:    # a class, so that a failure does not print all bytes
+    def __init__(self, files, folder):
+        self.files, self.folder = files, folder
 
 
 @settings(max_examples=(20 if MANY else 6) * settings.default.max_examples)
 @given(st.data())
 def test_damage_is_refused_by_name_or_does_no_harm(whole, data):
-    files, folder = whole
+    files, folder = whole.files, whole.folder
     kind = data.draw(st.sampled_from(sorted(files)))
     for path in folder.iterdir():
         path.unlink()
@@ -433,10 +440,10 @@ def test_damage_is_refused_by_name_or_does_no_harm(whole, data):
                 except (ValueError, IndexError, KeyError, AttributeError):
                     pass    # the first damage left nothing for the second
         (folder / file).write_bytes(content)
-    before, start = peak(), time.perf_counter()
+    before, start = peak(), time.process_time()
     for call in (load_pretrained, generation_settings):
         try:
             call(folder)
         except (ValueError, OSError) as error:
             assert str(folder) in str(error) and "\n" not in str(error) and len(str(error)) < 1_000, error
-    assert time.perf_counter() - start < 20 and peak() - before < 100_000
+    assert time.process_time() - start < 5 and peak() - before < 100_000

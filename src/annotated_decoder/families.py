@@ -204,9 +204,10 @@ def read_field(path: Path, family: Family, config: Mapping[str, Any], ours: str,
             raise ValueError(f"{path}: {key} is {shown(value)}; known are {', '.join(map(str, known))}, so get it anew")
         return known[value]
     most = {"n_layers": MOST_LAYERS, "max_len": MOST_POSITIONS}.get(ours, LARGEST)
-    if type(value) not in KINDS.get(ours, (int,)) or not 0 <= value <= most:
+    least = 0 if ours in KINDS or ours.endswith("_id") else 1
+    if type(value) not in KINDS.get(ours, (int,)) or not least <= value <= most:
         kind = "number" if ours in KINDS else "whole number"
-        raise ValueError(f"{path}: {key} is {shown(value)}; it must be a {kind} of at most {most}; get it anew")
+        raise ValueError(f"{path}: {key} is {shown(value)}; it must be a {kind} from {least} to {most}")
     return value
 
 

@@ -39,6 +39,7 @@ class DecodingSettings:
     max_steps: int                     # tokens after the prompt
     prompt: tuple[int, ...]            # what the decoder reads first, the start symbol included
     constraints: Constraints           # what may not come, and what must
+    renormalize: bool = False          # whether the share of what may not come is given to the others
 
     def __post_init__(self):
         if not 1 <= self.width <= 1_000:
@@ -47,13 +48,20 @@ class DecodingSettings:
             raise ValueError(f"length_penalty is {shown(self.length_penalty)}; it must be a number from -10 to 10")
         if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
             raise ValueError(f"early_stopping is {shown(self.early_stopping)}; it must be true, false or 'never'")
+        if not isinstance(self.renormalize, bool):
+            raise ValueError(f"renormalize (renormalize_logits) is {shown(self.renormalize)}; it must be true or false")
+
+    def constrain(self, logits: Tensor, tokens: Tensor) -> Tensor:
+        "The logits that are left, or, renormalized, their log-probabilities."
+        allowed = self.constraints(logits, tokens)
+        return allowed.log_softmax(-1) if self.renormalize else allowed
 
     def __call__(
         self, model: EncoderDecoder, source: Source, source_mask: Bool[Tensor, "batch source"] | None = None
     ) -> list[tuple[int, ...]]:
         "The best tokens found of each row: without the prompt, and with the end symbol where it came."
         prompt = torch.tensor([self.prompt], device=source.device).expand(len(source), -1)
-        options: Any = dict(max_steps=self.max_steps, prompt=prompt, constrain=self.constraints)
+        options: Any = dict(max_steps=self.max_steps, prompt=prompt, constrain=self.constrain)
         if self.width > 1:
             options |= dict(length_penalty=self.length_penalty, early_stopping=self.early_stopping, width=self.width)
             return [found[0].tokens for found in pooled_beam_search(model, source, source_mask, **options)]
@@ -65,7 +73,7 @@ NEUTRAL = {
     "do_sample": False, "repetition_penalty": 1, "encoder_repetition_penalty": 1, "encoder_no_repeat_ngram_size": 0,
     "num_beam_groups": 1, "diversity_penalty": 0, "penalty_alpha": 0, "guidance_scale": 1, "sequence_bias": None,
     "force_words_ids": None, "constraints": None, "exponential_decay_length_penalty": None, "stop_strings": None,
-    "watermarking_config": None, "renormalize_logits": False,
+    "watermarking_config": None,
 }    # fmt: skip    # settings that change the choice, each at the value where it does not
 
 
@@ -173,6 +181,7 @@ def generation_settings(folder_or_id: str | os.PathLike, *, language: str | None
             max_steps=limit - len(prompt),
             prompt=prompt,
             constraints=constraints,
+            renormalize=False if found.get("renormalize_logits") is None else found["renormalize_logits"],
         )
     except ValueError as error:
         raise ValueError(f"{path}: {error}; decode by settings of your own") from error

@@ -62,9 +62,15 @@ class AudioEmbedding(nn.Module):
             raise ValueError("a source mask is given, and this encoder hears padding as silence; give none")
 
 # %% ../../notebooks/17_pretrained.ipynb #blank-model
-def blank_model(path: Path, family: Family, config: Mapping[str, Any]) -> EncoderDecoder:
-    "The model that a configuration asks for, of shapes alone: it takes no memory."
+def blank_model(path: Path, family: Family, config: Mapping[str, Any], n_stored: int | None = None) -> EncoderDecoder:
+    """The model that a configuration asks for, of shapes alone: it takes no memory.
+
+    Raises ValueError for a value that cannot work, and for more layers than there are stored tensors.
+    Chapter *Real checkpoints*.
+    """
     encoder, decoder = (stack_config(path, family, config, side) for side in ("encoder", "decoder"))
+    if n_stored is not None and (asked := max(encoder.n_layers, decoder.n_layers)) > n_stored:
+        raise ValueError(f"{path} asks for {asked} layers, and {n_stored} tensors are stored; get the folder anew")
     key = next((key for key in family.scaled if config.get(key) is not None), "")
     if not isinstance(scaled := config.get(key, bool(family.scaled)), bool):
         raise ValueError(f"{path}: {key} is {shown(scaled)}; it must be true or false, so get the folder anew")
@@ -175,14 +181,14 @@ def load_pretrained(folder_or_id: str | os.PathLike, *, dtype: torch.dtype = tor
     does not hold together, and OSError where the hub cannot be reached.
     Chapter *Real checkpoints*.
     """
-    if not dtype.is_floating_point:
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise ValueError(f"dtype is {dtype}; give one of floating point, such as torch.float32")
     folder = local_folder(folder_or_id)
     path = folder / "config.json"
     config = read_json(path)
     family = family_of(path, config)
     stored = stored_tensors(folder)
-    model = blank_model(path, family, with_ids(config, settings_of(folder, config)[1]))
+    model = blank_model(path, family, with_ids(config, settings_of(folder, config)[1]), len(stored))
     found = places(folder, family, config, model, stored)
     try:
         fill(model, family, found, dtype)
