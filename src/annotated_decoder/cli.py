@@ -241,7 +241,7 @@ def parser() -> argparse.ArgumentParser:
     text.set_defaults(run=run_translate)
     return top
 
-
+# %% ../../notebooks/A3_command_line.ipynb #main-run
 def abandon_output() -> None:
     "Let what standard output still holds go nowhere, so that Python does not stumble over it at the end."
     if sys.stdout is sys.__stdout__:

@@ -189,7 +189,7 @@ class TrainedModel:
         self, words: Iterable[str], *, beam: int = 1, batch_size: int = 256, progress: bool = False
     ) -> dict[str, list[str]]:
         "The most probable transcription found of each word, in the order given: greedy, or with a beam."
-        words = words if isinstance(words, str) else list(dict.fromkeys(words))
+        words = words if isinstance(words, str) else list(dict.fromkeys(words))    # stream refuses a string
         answers = self.stream(words, beam=beam, batch_size=batch_size)
         return {word: list(found[0].symbols) for word, found in tqdm(answers, total=len(words), disable=not progress)}
 
@@ -216,9 +216,8 @@ class TrainedModel:
 
         What was at `path` before stays whole until the new file is. Raises ValueError where `path` can be no file.
         """
-        about, tensors = described(self.model)
-        rest = {"source": self.source.symbols, "target": self.target.symbols, "notes": self.notes}
-        write_model(path, about | rest, tensors)
+        (about, tensors), sides = described(self.model), {"source": self.source.symbols, "target": self.target.symbols}
+        write_model(path, about | sides | {"notes": self.notes}, tensors)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "TrainedModel":
@@ -228,8 +227,8 @@ class TrainedModel:
         """
         about, tensors = read_model(path)
         try:
-            source, target = (Vocabulary(tuple(about[side])) for side in ("source", "target"))
-            return cls(build_model(about, tensors), source, target, about["notes"])
+            sides = (Vocabulary(tuple(about[side])) for side in ("source", "target"))
+            return cls(build_model(about, tensors), *sides, about["notes"])
         except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
             why = str(error).split("\n")[0]                          # torch adds where in itself it was
             raise ValueError(f"{path} does not hold what its header says: {why}; get the file anew") from error

@@ -162,7 +162,7 @@ def new_pronouncer(
         )
     return TrainedModel(model, source, target, notes={"data": CMUDICT_NOTICE})
 
-
+# %% ../../notebooks/A2_pronunciation.ipynb #train-whole
 def train_pronouncer(
     dictionary: Mapping[str, Sequence[Pronunciation]],
     config: TrainingConfig | None = None,

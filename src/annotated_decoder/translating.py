@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'imported', 'vocabulary_file', 'piece_model', 'PairTokenizer', 'FileTokenizer', 'load_tokenizer', 'settled',
-           'Translator']
+           'answers', 'Translator']
 
 # %% ../../notebooks/A13_translating.ipynb #imports
 import importlib
@@ -144,6 +144,27 @@ def settled(tokenizer: Any, tokens: Iterable[int]) -> Iterator[str]:
     if (text := tokenizer.decode(ids)) != told:
         yield text[len(told) :]
 
+# %% ../../notebooks/A13_translating.ipynb #answers
+def answers(
+    translator: "Translator", chunk: Sequence[str], beam: int | None, batch_size: int
+) -> Iterator[str | ValueError]:
+    "The answers to some lines, in their order; those of like length are translated together."
+    found: dict[str, str | ValueError] = {}
+    sources: dict[str, list[int]] = {}
+    for line in dict.fromkeys(chunk):
+        try:
+            if line.strip():
+                sources[line] = translator.source(line)
+            else:
+                found[line] = ""
+        except ValueError as error:
+            found[line] = error
+    by_length = sorted(sources, key=lambda line: len(sources[line]))
+    for i in range(0, len(by_length), batch_size):
+        group = by_length[i : i + batch_size]
+        found |= zip(group, translator.translated([sources[line] for line in group], beam))
+    yield from (found[line] for line in chunk)
+
 # %% ../../notebooks/A13_translating.ipynb #translator
 @dataclass(frozen=True)
 class Translator:
@@ -191,24 +212,7 @@ class Translator:
             raise ValueError(f"beam, batch_size, read_ahead are {beam}, {batch_size}, {read_ahead}; give at least 1")
         lines = iter(lines)
         while chunk := list(islice(lines, read_ahead)):
-            yield from self.answers(chunk, beam, batch_size)
-
-    def answers(self, chunk: Sequence[str], beam: int | None, batch_size: int) -> Iterator[str | ValueError]:
-        found: dict[str, str | ValueError] = {}
-        sources: dict[str, list[int]] = {}
-        for line in dict.fromkeys(chunk):
-            try:
-                if line.strip():
-                    sources[line] = self.source(line)
-                else:
-                    found[line] = ""
-            except ValueError as error:
-                found[line] = error
-        by_length = sorted(sources, key=lambda line: len(sources[line]))
-        for i in range(0, len(by_length), batch_size):
-            group = by_length[i : i + batch_size]
-            found |= zip(group, self.translated([sources[line] for line in group], beam))
-        yield from (found[line] for line in chunk)
+            yield from answers(self, chunk, beam, batch_size)
 
     def pieces(self, line: str) -> Iterator[str]:
         "The translation of one line, greedily, in pieces as the tokens come; joined they are the whole."
