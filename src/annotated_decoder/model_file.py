@@ -227,8 +227,8 @@ class TrainedModel:
         """
         about, tensors = read_model(path)
         try:
-            sides = (Vocabulary(tuple(about[side])) for side in ("source", "target"))
-            return cls(build_model(about, tensors), *sides, about["notes"])
+            source, target = (Vocabulary(tuple(about[side])) for side in ("source", "target"))
+            return cls(build_model(about, tensors), source, target, about["notes"])
         except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
             why = str(error).split("\n")[0]                          # torch adds where in itself it was
             raise ValueError(f"{path} does not hold what its header says: {why}; get the file anew") from error
