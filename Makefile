@@ -66,7 +66,7 @@ export: $(READY)  ## write src/annotated_decoder from the notebooks
 run: export  ## run every notebook from the top and store its outputs
 	$(QUIET) $(BIN)/python tools/run.py $(NOTEBOOKS)
 
-weights: $(READY)  ## train the shipped model anew (up to 40 minutes on 2 cores) and score it
+weights: $(READY)  ## train the shipped model anew (up to an hour on 2 cores) and score it
 	$(BIN)/annotated-decoder train --seed 1 --out _build/pronouncer.safetensors
 	$(BIN)/annotated-decoder evaluate --model _build/pronouncer.safetensors --store
 	$(BIN)/python -m pip install --no-deps --quiet -r benchmarks/requirements.txt
