@@ -44,7 +44,7 @@ lint: $(READY)  ## style, types, workflows, stamps, and stored outputs that are 
 	$(BIN)/python tools/tidy.py --check $(NOTEBOOKS)
 
 unit: $(READY)  ## the laws, on the package
-	$(QUIET) $(BIN)/python -m pytest --ignore tests/pages tests
+	$(QUIET) $(BIN)/python -m pytest -n 2 --ignore tests/pages tests
 
 mutants: $(READY)  ## break each law, and see the test meant for it fail
 	$(QUIET) $(BIN)/python tools/mutate.py
