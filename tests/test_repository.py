@@ -186,6 +186,13 @@ def test_the_first_trial_is_the_recipe_but_for_its_epochs_and_the_others_change_
     assert len(listed) <= 13    # a dozen, and a second seed
 
 
+def test_no_text_holds_the_marks_of_a_merge():
+    texts = [p for folder in ("book", "notebooks", "tests", "tools", "benchmarks") for p in (ROOT / folder).rglob("*")]
+    texts = [p for p in [*texts, *ROOT.glob("*.*")] if p.suffix in (".md", ".py", ".ipynb", ".toml", ".yml", ".bib")]
+    assert len(texts) > 80
+    assert [p.name for p in texts if re.search("^(<{7} |>{7} )", p.read_text(encoding="utf-8"), re.M)] == []
+
+
 def test_one_version_everywhere():
     from annotated_decoder import __version__
 
