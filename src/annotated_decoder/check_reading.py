@@ -153,7 +153,7 @@ def scale(yours):
 # %% ../../notebooks/A16_check_reading.ipynb #laws-padding
 @law("more padding changes nothing",
      "The weight that padding had: who has it now?",
-     "Does the mask come before the softmax or after it? The weights of the visible columns must add up to 1.",
+     "Does the mask come before the softmax or after it? The visible columns' weights must add up to 1.",
      "scores.masked_fill(~memory_mask[:, None], torch.finfo(scores.dtype).min), then the softmax")  # fmt: skip
 def more_padding(yours):
     c = case(7, s=2)
@@ -161,7 +161,7 @@ def more_padding(yours):
     mask = torch.tensor([[True, True, False, False]] * 2)
     longer = c | {"memory": c["memory"].repeat(1, 2, 1), "memory_mask": mask}
     expected = read(yours, c, "two columns").double()
-    must_equal(read(yours, longer, "two more"), expected, "case(7, s=2), two equal columns, and two more as padding", 1e-4)
+    must_equal(read(yours, longer, "two more"), expected, "case(7, s=2), equal columns, two more as padding", 1e-4)
 
 
 @law("what stands in the padding changes nothing",
@@ -191,7 +191,7 @@ def shuffled(yours):
 def all_padding(yours):
     c = case(10)
     c["memory_mask"][0] = False
-    must_equal(read(yours, c, "all padding")[0], torch.zeros(3, 3), "case(10), the mask of example 0 False everywhere", 1e-4)
+    must_equal(read(yours, c, "all padding")[0], torch.zeros(3, 3), "case(10), example 0 all padding", 1e-4)
 
 
 @law("large scores stay finite",
@@ -207,8 +207,8 @@ def large_scores(yours):
 
 @law("no gradient is NaN",
      "A NaN that is hidden going forward can come out going back. Where does it enter?",
-     "Zero what is hidden before it is multiplied, not after; and let no softmax see −∞ alone.",
-     "memory = torch.where(memory_mask[..., None], memory, 0), and torch.finfo(scores.dtype).min for −∞")  # fmt: skip
+     "Is the padding zeroed before the projections, or only after them?",
+     "memory = torch.where(memory_mask[..., None], memory, 0) as the first line")  # fmt: skip
 def gradients(yours):
     c = padded(12, math.nan)
     c["memory_mask"][1] = False
@@ -225,7 +225,7 @@ def gradients(yours):
 @law("it is softmax(q kᵀ / √head_dim) v, to the last digit",
      "If this is the first law that is broken, the form is right and a number is off.",
      "Is anything rounded, turned into float32, added to the scores, or left unmultiplied?",
-     "(x @ w_q) @ (memory @ w_k).transpose(-2, -1) / head_dim ** 0.5, masked, softmax(-1), @ (memory @ w_v)")  # fmt: skip
+     "(x @ w_q) @ (memory @ w_k).transpose(-2, -1) / head_dim ** 0.5, softmax(-1), @ (memory @ w_v)")  # fmt: skip
 def formula(yours):
     for seed in (13, 14, 15):
         c = padded(seed, 0.0)
