@@ -119,7 +119,7 @@ const draw = () => {
 const walk = stepper("step", (n) => { at = n; draw(); });
 const change = (i) => { word = data.words[i]; walk.reset(word.target.length); };
 const words = choice("word", data.words.map(({ name }) => name), change);
-const rows = choice("rows", ["layers, mean of their heads", "every head"], (i) => { each = i === 1; draw(); });
+const rows = choice("show", ["each layer, mean of its heads", "every head"], (i) => { each = i === 1; draw(); });
 stage.append(el("div", { class: "controls" }, words, rows), walk, said, box, line);
 walk.reset(word.target.length);
 """
@@ -137,8 +137,9 @@ STYLE = """
     min-width: 2.1em; height: calc(var(--tall) + 1.3em); padding: 0 0.2em; border-bottom: 1px solid currentColor;
   }
   & .stage .heads { --tall: 1.7em; }
-  & .stage .heads tbody + tbody tr:first-child > * { border-top: 0.9em solid transparent; }
-  & .stage th[scope="rowgroup"] { padding-inline: 0 0.7em; text-align: start; vertical-align: middle; font-weight: 600; }
+  & .stage table { border-collapse: separate; border-spacing: 0; }
+  & .stage .heads tbody + tbody tr:first-child td { height: calc(var(--tall) + 2.2em); }
+  & .stage th[scope="rowgroup"] { padding-inline: 0 0.7em; vertical-align: middle; font-weight: 600; }
   & .weight { display: block; height: calc(var(--w) * var(--tall)); background: currentColor; opacity: 0.55; }
   & .most .weight { opacity: 1; background: var(--lit); border: 1.5px solid currentColor; }
   & .most .number { display: block; margin: 0 -0.6em; font-size: 0.8em; font-weight: 600; }
