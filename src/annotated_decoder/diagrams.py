@@ -97,7 +97,8 @@ def loop_unrolled(
     if not tokens or len(candidates) not in (0, len(tokens)):
         raise ValueError(f"{len(tokens)} tokens and {len(candidates)} rows of candidates; give a row for each token")
     read = [start, *tokens[:-1]]
-    wide = max(34, 5 + 9 * max(map(len, read)), 9 * max(map(len, tokens)) - 8)    # of a token's box
+    best = [symbol for row in candidates for symbol, _ in row[:3]]
+    wide = max(34, *(9 * len(t) + 5 for t in read), *(9 * len(t) - 8 for t in [*tokens, *best]))    # of a token's box
     pitch, top = wide + 27, 150 if candidates else 62               # top: where the row of passes begins
     foot = top + 74 + 34 * len(tokens)                              # where the memory begins
     diagram = Diagram(56 + pitch * len(tokens), foot + 40, loop_alt(read, tokens, tokens[-1] == end, cached))

@@ -197,7 +197,7 @@ class Diagram:
     def __init__(self, width: Number, height: Number, alt: str):
         if not alt.strip():
             raise ValueError("the alternative text is empty; say what the diagram shows")
-        self.width, self.height, self.alt = width, height, alt
+        self.width, self.height, self.alt = width, height, " ".join(alt.split())
         self.boxes: dict[str, Box] = {}
         self.arrows: list[Sequence[Point]] = []
         self.drawn: list[str] = []
@@ -237,8 +237,8 @@ class Diagram:
         self.drawn.append(drawn_arrow(points, lit, faint) + beside(points, label, side))
 
     def _repr_html_(self) -> str:
-        least = round(self.width * 9.2 / 12.5)                      # there the smallest text has 9.2 pixels
-        reached = ' tabindex="0"' if least > 350 else ""            # what may scroll is for the keyboard, too
+        least = round(self.width * 9 / 12.5)                        # here the smallest text is 9 pixels high
+        reached = ' tabindex="0"' if least > 356 else ""            # what scrolls on a phone is for the keyboard, too
         return (
             f'<div style="overflow-x: auto"{reached}><svg role="img" aria-label="{escape(self.alt)}" '
             f'viewBox="0 0 {self.width:g} {self.height:g}" width="{self.width:g}" height="{self.height:g}" '
