@@ -405,7 +405,8 @@ JUNK = [
     lambda *args: torch.zeros(2, 3, 3), lambda *args: torch.zeros(2, 3, 3, device="meta"),
     lambda *args: torch.zeros(2, 3, 3).to_sparse(), lambda *args: torch.zeros(2, 3, 3).int(),
     lambda *args: torch.zeros(2, 3, 3, dtype=torch.complex64),
-    lambda *args: torch.nested.nested_tensor([torch.ones(2)]), raising(NotImplementedError), raising(EvilError()), raising(SystemExit(3)), raising(GeneratorExit()),
+    lambda *args: torch.nested.nested_tensor([torch.ones(2)]), raising(NotImplementedError),
+    raising(EvilError()), raising(SystemExit(3)), raising(GeneratorExit()),
     raising(ExceptionGroup("several", [ValueError("a")])), raising(MemoryError()), raising(Broken("mine")),
     raising(StopIteration()), closes_everything, meddles, deep, endless, functools.partial(right, 1),
 ]  # fmt: skip
@@ -431,6 +432,22 @@ def test_a_bad_hint_is_answered_in_words(checker):
         assert "Hint 1 of 3" in text
 
 
+def test_a_broken_function_is_told_even_where_it_exits():
+    assert "it raised SystemExit: 3" in quietly(check.read_memory, raising(SystemExit(3))).text
+
+
+def test_a_check_leaves_everything_as_it_was():
+    dtype = torch.get_default_dtype()
+    quietly(check.read_memory, meddles)
+    assert torch.get_default_dtype() == dtype and torch.is_grad_enabled()
+
+
+def test_only_lists_tensors_and_arrays_are_answers():
+    for answer in (iter([0.02, 0.98, 0]), {0.02: 0, 0.98: 0, 0: 0}, "123"):
+        assert "expected three numbers" in quietly(check.padded_weights, answer).text
+    assert check.floats(iter([0.02])) == check.floats("12") == [] and check.floats((1, 2)) == [1, 2]
+
+
 def test_only_an_interrupt_passes_through(capsys):
     for checker in CHECKERS[1:]:
         with pytest.raises(KeyboardInterrupt):
@@ -449,9 +466,9 @@ def test_a_stream_that_cannot_be_written_to_is_no_reason_to_raise():
 
 @pytest.mark.parametrize("checker", CHECKERS)
 def test_an_untouched_stub_gets_a_short_report(checker):
-    stubs = [None, ..., NotImplemented]
+    stubs = [None, ..., NotImplemented, (None, None, None), [..., ...]]
     if checker is not check.padded_weights:
-        stubs += [lambda *args: None, lambda *args: ..., raising(NotImplementedError())]
+        stubs += [lambda *args: None, lambda *args: (..., ...), raising(NotImplementedError())]
     for stub in stubs:
         report = quietly(checker, stub)
         assert not report and report.broken == () and "is still to be written" in report.text

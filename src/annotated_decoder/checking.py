@@ -34,7 +34,8 @@ class Untouched(Exception):
 
 
 def unwritten(value: object) -> bool:
-    return value is None or value is ... or value is NotImplemented
+    parts = value if type(value) in (list, tuple) and value else [value]    # (..., ...) too
+    return all(part is None or part is ... or part is NotImplemented for part in parts)    # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ class Tried:
                     raise Untouched(f"it raised {error_text(error)}") from None
                 raise Broken(f"it raised {error_text(error, own=True)}") from None
         if self.calls == 1 and unwritten(found):
-            raise Untouched(f"it returned {found!r}")
+            raise Untouched(f"it returned {found!r}".replace("Ellipsis", "..."))
         self.printed = self.printed or printed.getvalue()
         for place, (before, after) in enumerate(zip(inputs, given)):
             if not self.changed and content(before) != content(after):
@@ -194,7 +195,6 @@ class Report:
 
 
 def find(law: Law, yours: object) -> Finding:
-    "Try one law."
     try:
         law.trial(yours)
     except (KeyboardInterrupt, Untouched):
