@@ -508,7 +508,7 @@ def test_a_report_names_the_readers_own_line():
 
     report = quietly(check.read_memory, read_memory)
     line = helper.__code__.co_firstlineno + 1
-    assert f"in line {line}: return x.view(7, 7)" in " ".join(report.text.split())
+    assert f"\n             in your line {line}: return x.view(7, 7)" in report.text
     assert [each.outcome for each in report.laws] == ["broken"] + ["not tried"] * 15
 
 

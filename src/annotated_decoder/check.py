@@ -136,7 +136,7 @@ def exact_counts(count):
         if list(found := counted(count, *sizes)) != kept:
             raise Broken(f"{', '.join(f'{n} {s}' for n, s in zip(NAMES, sizes))}: expected {(*kept,)}, came {found}")
 
-
+# %% ../../notebooks/A16_check.ipynb #numbers-laws
 NUMBERS_KEPT = (
     two_numbers,
     growth_law("only the tokens' count grows with the target", {"target": (2, 1)},

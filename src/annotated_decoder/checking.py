@@ -84,8 +84,8 @@ def error_text(error: BaseException, own: bool = False) -> str:
         text = "an error that cannot say what it is"
     frames = traceback.extract_tb(error.__traceback__)[1:] if own else []    # without the caller's
     for frame in [frame for frame in frames if frame.filename == frames[0].filename][-1:]:
-        text += f" in line {frame.lineno}" + (f": {frame.line}" if frame.line else "")
-    return textwrap.shorten(re.sub("0x[0-9a-fA-F]+", "0x…", text), 300, placeholder=" …")
+        text += f"\nin your line {frame.lineno}" + (f": {frame.line}" if frame.line else "")
+    return "\n".join(textwrap.shorten(re.sub("0x[0-9a-fA-F]+", "0x…", line), 200) for line in text.splitlines())
 
 
 def must_be_tensor(found: object, shape: Sequence[int], case: str) -> None:
@@ -204,7 +204,7 @@ def find(law: Law, yours: object) -> Finding:
         return Finding(law.name, "broken", told)
     return Finding(law.name, "holds")
 
-# %% ../../notebooks/A15_checking.ipynb #report-text-of
+# %% ../../notebooks/A15_checking.ipynb #checked
 def report_text(name: str, found: Sequence[Finding], printed: str) -> Iterator[str]:
     "The lines of a report, without the hint."
     holds, untried = (sum(each.outcome == outcome for each in found) for outcome in ("holds", "not tried"))
@@ -212,8 +212,8 @@ def report_text(name: str, found: Sequence[Finding], printed: str) -> Iterator[s
     yield f"{name}: {count} laws hold" + (f", {untried} were not tried." if untried else ".")
     for each in found:
         yield f"  {each.outcome:9}  {each.name}"
-        if each.case:
-            yield textwrap.fill(each.case, 96, initial_indent=" " * 13, subsequent_indent=" " * 13)
+        for line in each.case.splitlines():
+            yield textwrap.fill(line, 96, initial_indent=" " * 13, subsequent_indent=" " * 13)
     for line in printed.strip().splitlines()[:1]:
         yield "It printed: " + textwrap.shorten(line, 60, placeholder=" …")
 
