@@ -171,7 +171,8 @@ def more_padding(yours):
 def filling(yours):
     expected = read(yours, padded(8, 0.0), "padding of 0").double()
     for value in (1e6, math.inf, math.nan):
-        must_equal(read(yours, padded(8, value), "padding"), expected, f"padded(8, {value:g}), against 0", 1e-4)
+        found = read(yours, padded(8, value), "padding")
+        must_equal(found, expected, f"padded(8, {value:g}) against padded(8, 0)", 1e-4)
 
 
 @law("columns that are shuffled with their mask change nothing",
@@ -238,8 +239,7 @@ def formula(yours):
 def single(yours):
     c = padded(16, 0.0)
     short = {name: value if name == "memory_mask" else value.float() for name, value in c.items()}
-    found = read(yours, short, "float32")
-    if found.dtype != torch.float32:
+    if (found := read(yours, short, "float32")).dtype != torch.float32:
         raise Broken(f"padded(16, 0) in torch.float32: expected torch.float32, came {found.dtype}")
     must_equal(found, read(yours, c, "float64").double(), "padded(16, 0) in float32, against float64", 1e-4)
 
