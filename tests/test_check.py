@@ -421,7 +421,7 @@ def test_a_check_never_raises(checker, number):
     assert not report and not report.passed
     assert torch.get_default_dtype() == dtype and sys.stdout is stdout and warnings.filters == filters
     assert torch.is_grad_enabled() and torch.equal(torch.get_rng_state(), state)
-    assert "0x" not in report.text and all(len(line) <= 97 for line in report.text.splitlines())
+    assert "0x" not in report.text and all(len(line) <= 90 for line in report.text.splitlines())
 
 
 @pytest.mark.parametrize("checker", CHECKERS)

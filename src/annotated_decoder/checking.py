@@ -213,7 +213,7 @@ def report_text(name: str, found: Sequence[Finding], printed: str) -> Iterator[s
     for each in found:
         yield f"  {each.outcome:9}  {each.name}"
         for line in each.case.splitlines():
-            yield textwrap.fill(line, 96, initial_indent=" " * 13, subsequent_indent=" " * 13)
+            yield textwrap.fill(line, 86, initial_indent=" " * 13, subsequent_indent=" " * 13)
     for line in printed.strip().splitlines()[:1]:
         yield "It printed: " + textwrap.shorten(line, 60, placeholder=" …")
 
@@ -238,7 +238,7 @@ def checked(yours: Any, laws: Sequence[Law], call: str, hint: Any = 1) -> Report
             found = tuple(Finding(each.name, "not tried") for each in laws)
             lines.append(f"{name} is still to be written: {reason}. {len(laws)} laws wait for it.")
     first = [law for law, result in zip(laws, found) if result.outcome != "holds"][:1]
-    lines += [textwrap.fill(f"Hint {grade} of 3: {each.hints[grade - 1]}", 96) for each in first]
+    lines += [textwrap.fill(f"Hint {grade} of 3: {each.hints[grade - 1]}", 86) for each in first]
     lines += [f"For the next hint: {call}(yours, hint={grade + 1})" for _ in first if grade < 3]
     with contextlib.suppress(Exception):    # a stream that is closed, or that cannot write these letters
         print("\n".join(lines))
