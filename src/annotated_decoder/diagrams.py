@@ -17,7 +17,7 @@ BOXES = {
     "source tokens": (8, 634, 124, "", "encoder_outputs training"),
     "source embedding": (8, 566, 124, "embedding\n+ position", "embedding encoder"),
     "encoder layers": (8, 470, 124, "encoder layers\n× n", "encoder"),
-    "memory": (8, 378, 124, "", "encoder_outputs cross_attention looking_inside"),
+    "memory": (8, 378, 124, "", "encoder_outputs cross_attention"),
     "target tokens so far": (260, 634, 174, "", "generation training"),
     "target embedding": (260, 570, 174, "embedding + position", "embedding decoder"),
     "causal self-attention": (260, 490, 174, "", "attention decoder caching"),
