@@ -1,29 +1,11 @@
 """The built pages in a real browser: complete without a network, quiet, and open to keyboard and screen reader.
 
-They need the built book and Debian's Chromium. Where there is none they are skipped, unless BROWSER=required.
+They need the built book and Debian's Chromium; `browsing` says what happens where there is none.
 """
 
-import functools
-import http.server
-import os
-import shutil
-import threading
-from pathlib import Path
-
-import axe_playwright_python
 import pytest
-from playwright.sync_api import sync_playwright
+from browsing import PAGES, violations, visit
 
-HTML = Path(__file__).resolve().parents[2] / "_build" / "html"
-PAGES = sorted(str(p.relative_to(HTML)) for folder in ("book", "notebooks") for p in (HTML / folder).glob("*.html"))
-PAGES += ["genindex.html", "search.html"] if PAGES else []
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
-RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 ONE_OF_EACH_COLOUR = """() => {    // code has thousands of coloured words; of each colour one a page is enough
   const seen = new Set();
   document.querySelectorAll(".highlight pre span[class], .sig span[class]").forEach(word => {
@@ -32,32 +14,6 @@ ONE_OF_EACH_COLOUR = """() => {    // code has thousands of coloured words; of e
   });
 }"""
 VIEWS = {"light": ("light", 1280), "dark": ("dark", 1280), "phone": ("light", 390)}
-
-missing = "there is no Chromium here" if not CHROMIUM else "" if PAGES else "the book is not built"
-if missing and os.environ.get("BROWSER") != "required":
-    pytest.skip(f"{missing}; in Debian: apt-get install chromium, then make pages", allow_module_level=True)
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture(scope="module")
-def site():
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=HTML))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    assert not missing, missing
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
@@ -69,23 +25,6 @@ def views(browser, site):
         tab.route("**", lambda route: route.continue_() if route.request.url.startswith(site) else route.abort())
         tabs[name] = tab
     return tabs
-
-
-def visit(tab, url, until="load"):
-    "Open a page; what its console and its requests complained of."
-    complaints = []
-    listeners = {
-        "console": lambda m: m.type in ("error", "warning") and complaints.append(f"{m.type}: {m.text}"),
-        "pageerror": lambda error: complaints.append(f"exception: {error}"),
-        "requestfailed": lambda request: complaints.append(f"failed: {request.url}"),
-        "response": lambda answer: answer.status >= 400 and complaints.append(f"{answer.status}: {answer.url}"),
-    }
-    for event, listener in listeners.items():
-        tab.on(event, listener)
-    tab.goto(url, wait_until=until)
-    for event, listener in listeners.items():
-        tab.remove_listener(event, listener)
-    return complaints
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -106,12 +45,8 @@ def test_a_page_is_complete_quiet_and_accessible(views, site, page, view):
     })""")
     assert [label for label, shown, fits in diagrams if len(label.split()) < 5 or not (shown and fits)] == []
     tab.evaluate(ONE_OF_EACH_COLOUR)
-    tab.evaluate(AXE)
-    found = tab.evaluate("rules => axe.run({runOnly: rules})", RULES)
-    assert found["passes"]    # it did look
-    nodes = [(violation["id"], node) for violation in found["violations"] for node in violation["nodes"]]
-    violations = [f"{rule}: {node['html'][:200]} {node['failureSummary']}" for rule, node in nodes]
-    assert violations == [], "\n".join(violations)
+    found = violations(tab)
+    assert found == [], "\n".join(found)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -1,0 +1,63 @@
+"""What the tests of the pages share: the built book, the browser, and what it complains of.
+
+Importing this skips the tests where there is no book or no Debian Chromium, unless BROWSER=required.
+"""
+
+import http.server
+import os
+import shutil
+from pathlib import Path
+
+import axe_playwright_python
+import pytest
+
+HTML = Path(__file__).resolve().parents[2] / "_build" / "html"
+PAGES = sorted(str(p.relative_to(HTML)) for folder in ("book", "notebooks") for p in (HTML / folder).glob("*.html"))
+PAGES += ["genindex.html", "search.html"] if PAGES else []
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
+
+missing = "there is no Chromium here" if not CHROMIUM else "" if PAGES else "the book is not built"
+if missing and os.environ.get("BROWSER") != "required":
+    pytest.skip(f"{missing}; in Debian: apt-get install chromium, then make pages", allow_module_level=True)
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+def listen(tab):
+    "A list that grows by whatever the tab's console and requests complain of, and how to end that."
+    complaints = []
+    listeners = {
+        "console": lambda m: m.type in ("error", "warning") and complaints.append(f"{m.type}: {m.text}"),
+        "pageerror": lambda error: complaints.append(f"exception: {error}"),
+        "requestfailed": lambda request: complaints.append(f"failed: {request.url}"),
+        "response": lambda answer: answer.status >= 400 and complaints.append(f"{answer.status}: {answer.url}"),
+    }
+    for event, listener in listeners.items():
+        tab.on(event, listener)
+    return complaints, lambda: [tab.remove_listener(event, listener) for event, listener in listeners.items()]
+
+
+def visit(tab, url, until="load"):
+    "Open a page; what its console and its requests complained of."
+    complaints, stop = listen(tab)
+    tab.goto(url, wait_until=until)
+    stop()
+    return complaints
+
+
+def violations(tab, part="html"):
+    "What axe finds wrong with a part of the page, one text for each element."
+    tab.evaluate(AXE)
+    found = tab.evaluate("([part, rules]) => axe.run(part, {runOnly: rules})", [part, RULES])
+    assert found["passes"]    # it did look
+    nodes = [(violation["id"], node) for violation in found["violations"] for node in violation["nodes"]]
+    return [f"{rule}: {node['html'][:200]} {node['failureSummary']}" for rule, node in nodes]

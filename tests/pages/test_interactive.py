@@ -1,0 +1,284 @@
+"""Every interactive piece on the built pages, there and alone: clicked, keyed, listened to, without script, on a phone.
+
+Alone is as in Colab, whose frame of an output has nothing of the book around it.
+"""
+
+import html
+import json
+import re
+
+import pytest
+import torch
+from browsing import HTML, PAGES, listen, violations
+
+from annotated_decoder.attention_steps import AttentionRecord, attention_steps
+from annotated_decoder.interactive import Piece
+
+FIGURE = re.compile(r'<figure class="annotated-piece".*?</figure>', re.DOTALL)
+FOUND = {page: FIGURE.findall((HTML / page).read_text(encoding="utf-8")) for page in PAGES}
+PIECES = [(page, i) for page, figures in FOUND.items() for i in range(len(figures))]
+STEPS = [(page, i) for page, i in PIECES if '"words":[{"name"' in FOUND[page][i]]
+DARK = "<style>html { background: #383838; color: #e3e3e3 }</style>"    # as in Colab
+MOVING = """root => [...root.querySelectorAll("*")].filter(e => {
+  const style = getComputedStyle(e);
+  return style.transitionDuration.split(", ").some(d => d !== "0s") || style.animationName !== "none";
+}).map(e => e.outerHTML.slice(0, 100))"""
+
+
+def alone(*figures, head=""):
+    viewport = '<meta name="viewport" content="width=device-width">'
+    start = f'<!doctype html><html lang="en"><head><meta charset="utf-8">{viewport}{head}<title>a piece</title></head>'
+    return f"{start}<body>{''.join(figures)}</body></html>"
+
+
+@pytest.fixture
+def new_tab(browser):
+    "A function that opens a tab; every request is refused but those to the address it is given."
+    contexts = []
+
+    def open_tab(site="nowhere:", width=1280, **settings):
+        contexts.append(browser.new_context(viewport={"width": width, "height": 900}, **settings))
+        tab = contexts[-1].new_page()
+        tab.route("**", lambda route: route.continue_() if route.request.url.startswith(site) else route.abort())
+        return tab
+
+    yield open_tab
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def shown(new_tab, site):
+    "A function that shows one piece in the book or alone: its tab, its element, and what the console complains of."
+
+    def show(where, page, i, head="", **settings):
+        tab = new_tab(site, **settings)
+        complaints, _ = listen(tab)
+        if where == "book":
+            tab.goto(site + page)
+        else:
+            tab.set_content(alone(FOUND[page][i], head=head))
+        return tab, tab.locator(".annotated-piece").nth(i if where == "book" else 0), complaints
+
+    return show
+
+
+def each_choice(root):
+    "Choose every option of every list of a piece, one after the other; yields once before, too."
+    yield
+    for select in root.get_by_role("combobox").all():
+        for option in range(select.locator("option").count()):
+            select.select_option(index=option)
+            yield
+
+
+def seen(root):
+    "What the status line says, and the rest of what the piece shows."
+    return root.get_by_role("status").inner_text(), root.locator(".stage").inner_text()
+
+
+def test_there_are_pieces():
+    assert len(PIECES) >= 2 and STEPS
+
+
+@pytest.mark.parametrize("where", ["book", "alone"])
+@pytest.mark.parametrize("page, i", PIECES)
+def test_the_script_takes_the_still_figures_place_and_the_keyboard_moves_it(shown, where, page, i):
+    tab, root, complaints = shown(where, page, i)
+    assert root.locator(".still").count() == 0 and root.locator(".stage").count() == 1
+    controls = root.locator("button, input, select")
+    labels = controls.evaluate_all("all => all.map(e => (e.labels?.[0] ?? e).innerText.trim())")
+    assert labels and all(labels), labels    # visible ones
+    controls.evaluate_all("all => all.forEach(e => e.addEventListener('focus', () => e.dataset.reached = 1))")
+    root.evaluate("root => { root.tabIndex = -1; root.focus(); }")
+    for _ in labels:
+        tab.keyboard.press("Tab")
+    assert root.locator(":is(button, input, select):not([data-reached])").count() == 0
+
+    for slider in root.get_by_role("slider").all():
+        slider.focus()
+        said = []
+        for key in ("End", "ArrowLeft", "Home", "ArrowRight", "End"):
+            tab.keyboard.press(key)
+            said.append((seen(root), slider.input_value(), slider.get_attribute("aria-valuetext")))
+        values = [value for _, value, _ in said]
+        assert (values[0], values[2]) == (slider.get_attribute("max"), slider.get_attribute("min"))
+        assert values[1] != values[0] == values[4] and values[3] != values[2]
+        assert said[0][0][0] != said[2][0][0], "the status says the same at both ends"
+        assert said[0] == said[4] and all(spoken for _, _, spoken in said)
+    for select in root.get_by_role("combobox").all():
+        select.focus()
+        before = seen(root)
+        tab.keyboard.press("End")
+        assert seen(root) != before
+        tab.keyboard.press("Home")
+        assert seen(root) == before or root.get_by_role("slider").count()
+    for button in root.get_by_role("button").all():
+        button.click(force=True)    # one that is at its end, too
+    assert root.get_by_role("status").get_attribute("aria-live") == "polite"
+    assert complaints == []
+
+
+@pytest.mark.parametrize("where", ["book", "alone"])
+@pytest.mark.parametrize("page, i", PIECES)
+def test_without_a_script_the_still_figure_stands(shown, where, page, i):
+    _, root, _ = shown(where, page, i, java_script_enabled=False)
+    assert root.locator(".still").is_visible() and len(root.locator(".still").inner_text().split()) > 10
+    assert root.locator(".stage, button, input, select").count() == 0
+
+
+@pytest.mark.parametrize("where", ["book", "alone"])
+@pytest.mark.parametrize("page, i", PIECES)
+def test_nothing_glides_where_motion_is_unwanted(shown, where, page, i):
+    _, root, _ = shown(where, page, i, reduced_motion="reduce")
+    for _ in each_choice(root):
+        assert root.evaluate(MOVING) == []
+
+
+LOOKS = {
+    "book, light": ("book", dict(color_scheme="light")), "book, dark": ("book", dict(color_scheme="dark")),
+    "alone": ("alone", {}), "alone, dark": ("alone", dict(head=DARK)),
+    "phone, book": ("book", dict(width=390)), "phone, alone": ("alone", dict(width=390)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("page, i", PIECES)
+def test_every_view_is_accessible_and_no_wider_than_the_page(shown, look, page, i):
+    where, settings = LOOKS[look]
+    tab, root, _ = shown(where, page, i, **settings)
+    for _ in each_choice(root):
+        found = violations(tab, f'.annotated-piece[data-piece="{root.get_attribute("data-piece")}"]')
+        assert found == [], "\n".join(found)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= settings.get("width", 1280)
+        small = root.locator("button, input, select").evaluate_all("""all => all
+          .filter(e => Math.min(e.getBoundingClientRect().width, e.getBoundingClientRect().height) < 24)
+          .map(e => e.outerHTML)""")
+        assert small == []
+
+
+@pytest.mark.parametrize("look", [look for look, (where, _) in LOOKS.items() if where == "alone"])
+@pytest.mark.parametrize("page, i", PIECES)
+def test_the_still_figure_is_accessible_and_no_wider_than_the_page(new_tab, look, page, i):
+    settings = dict(LOOKS[look][1])
+    figure = re.sub(r"<script>.*?</script>", "", FOUND[page][i], flags=re.DOTALL)    # axe itself needs scripts
+    document = alone(figure, head=settings.pop("head", ""))
+    tab = new_tab(**settings)
+    tab.set_content(document)
+    assert tab.locator(".still").is_visible() and violations(tab, ".annotated-piece") == []
+    assert tab.evaluate("document.documentElement.scrollWidth") <= settings.get("width", 1280)
+
+
+def test_pieces_on_one_page_do_not_disturb_each_other_and_leak_no_name(new_tab):
+    tab = new_tab()
+    complaints, _ = listen(tab)
+    figures = [FOUND[page][i] for page, i in PIECES]
+    tab.set_content(alone())
+    names = set(tab.evaluate("Object.getOwnPropertyNames(window)"))
+    tab.set_content(alone(*figures, figures[0]))    # one of them twice
+    assert set(tab.evaluate("Object.getOwnPropertyNames(window)")) == names
+    roots = tab.locator(".annotated-piece").all()
+    assert tab.locator("[data-live]").count() == len(roots) == len(figures) + 1
+    for root in roots:
+        others = [seen(other) for other in roots if other != root]
+        root.get_by_role("slider").first.focus()
+        before = seen(root)
+        tab.keyboard.press("End")
+        assert seen(root) != before
+        assert [seen(other) for other in roots if other != root] == others
+    assert complaints == []
+
+
+def largest(row):
+    return max(range(len(row)), key=row.__getitem__)
+
+
+@pytest.mark.parametrize("where", ["book", "alone"])
+@pytest.mark.parametrize("page, i", STEPS)
+def test_attention_steps_say_and_light_the_largest_weight(shown, where, page, i):
+    tab, root, complaints = shown(where, page, i)
+    data = json.loads(root.locator('script[type="application/json"]').text_content())
+    for at, word in enumerate(data["words"]):
+        root.get_by_label("word").select_option(index=at)
+        layers, source, target = word["weights"], word["source"], word["target"]
+        for step in range(len(target)):
+            root.get_by_label("show").select_option(index=0)
+            said, chosen = root.get_by_role("status").inner_text(), target[step]
+            before = " ".join([data["start"], *target[:step]])
+            assert said.startswith(f"Step {step + 1} of {len(target)}: after {before} the model chooses {chosen},")
+            means = [[sum(heads[h][step][k] for h in range(len(heads))) / len(heads) for k in range(len(source))]
+                     for heads in layers]    # fmt: skip
+            told = re.findall(r"layer (\d+) looks most at (\S+), weight (\d\.\d\d)", said)
+            assert [(int(n), token) for n, token, _ in told] == [(n, source[largest(m)]) for n, m in enumerate(means)]
+            assert all(abs(float(w) - max(m)) < 0.0051 for (_, _, w), m in zip(told, means, strict=True))
+            assert lit(root) == [largest(row) for row in means]
+            root.get_by_label("show").select_option(index=1)
+            rows = [head[step] for heads in layers for head in heads]
+            assert lit(root) == [largest(row) for row in rows]
+            numbers = root.locator("tbody td").evaluate_all("all => all.map(cell => +cell.textContent)")
+            assert max(abs(a - b) for a, b in zip(numbers, sum(rows, []), strict=True)) < 0.0051
+            n = largest([max(row) for row in rows])
+            layer, head = divmod(n, len(layers[0]))
+            told = f"head {head} of layer {layer}: it looks most at {source[largest(rows[n])]}, weight"
+            assert told in root.get_by_role("status").inner_text()
+            root.get_by_role("button", name="next").click(force=True)
+    assert complaints == []
+
+
+def lit(root):
+    "In each row, the column whose cell is lit, where exactly one is; its bar is the highest as well."
+    rows = root.locator("tbody tr").evaluate_all("""rows => rows.map(row => [...row.querySelectorAll("td")].map(cell =>
+      [cell.className === "most", cell.querySelector(".weight").getBoundingClientRect().height]))""")
+    assert all(sum(most for most, _ in row) == 1 for row in rows)
+    places = [next(k for k, (most, _) in enumerate(row) if most) for row in rows]
+    assert all(row[k][1] >= max(high for _, high in row) for row, k in zip(rows, places))
+    return places
+
+
+@pytest.mark.parametrize("page, i", STEPS[:1])
+def test_the_buttons_of_a_stepper_step_and_take_the_arrows_too(shown, page, i):
+    tab, root, _ = shown("alone", page, i)
+    slider = root.get_by_role("slider")
+    button = {name: root.get_by_role("button", name=name) for name in ("first", "back", "next", "last")}
+    last = slider.get_attribute("max")
+    moves = [("next", "2"), ("next", "3"), ("back", "2"), ("last", last), ("next", last), ("first", "1"), ("back", "1")]
+    for name, value in moves:
+        button[name].click(force=True)
+        assert slider.input_value() == value
+        for other, end in (("first", "1"), ("back", "1"), ("next", last), ("last", last)):
+            assert button[other].get_attribute("aria-disabled") == str(value == end).lower()
+    button["back"].focus()
+    for key, value in (("ArrowRight", "2"), ("End", last), ("ArrowLeft", str(int(last) - 1)), ("Home", "1")):
+        tab.keyboard.press(key)
+        assert slider.input_value() == value
+    tab.keyboard.press("Shift+Tab")    # still there: an end does not take the focus away
+    assert button["first"].evaluate("e => e === document.activeElement")
+
+
+HOSTILE = '</script><script>window.broken = 1</script><img src=x onerror="window.broken = 1"> <!-- & \' "'
+
+
+def test_hostile_labels_are_text(new_tab):
+    weights = torch.tensor([[0.75, 0.25], [0.5, 0.5]]).expand(2, 1, 2, 2)
+    record = AttentionRecord(HOSTILE, [HOSTILE, "b"], ["A", HOSTILE], weights, [0.5, 0.5])
+    piece = attention_steps([record], HOSTILE)
+    for script in (True, False):
+        tab = new_tab(java_script_enabled=script)
+        complaints, _ = listen(tab)
+        tab.set_content(alone(piece.html))
+        root = tab.locator(".annotated-piece")
+        assert root.get_by_role("columnheader").first.text_content() == HOSTILE
+        assert root.get_attribute("aria-label") == HOSTILE == root.locator("figcaption").text_content()
+        assert tab.locator("img").count() == 0 and complaints == []
+        if script:
+            root.get_by_role("button", name="last").click()
+            assert HOSTILE in root.get_by_role("status").text_content()
+            assert tab.evaluate("window.broken") is None and tab.locator("img").count() == 0
+
+
+def test_where_the_script_throws_the_still_figure_stays_and_the_next_piece_lives(new_tab):
+    tab = new_tab()
+    pieces = [Piece("one", {}, "<p>still</p>", "throw new Error('no');")]
+    pieces += [Piece("two", {}, "<p>still</p>", "stage.append('moving');")]
+    tab.set_content(alone(*(piece.html for piece in pieces)))
+    assert [html.unescape(text) for text in tab.locator(".still, .stage").all_inner_texts()] == ["still", "moving"]
