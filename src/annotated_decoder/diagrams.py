@@ -17,7 +17,7 @@ BOXES = {
     "source tokens": (8, 634, 124, "", "encoder_outputs training"),
     "source embedding": (8, 566, 124, "embedding\n+ position", "embedding encoder"),
     "encoder layers": (8, 470, 124, "encoder layers\n× n", "encoder"),
-    "memory": (8, 378, 124, "", "encoder_outputs cross_attention looking_inside"),
+    "memory": (8, 378, 124, "", "encoder_outputs cross_attention"),
     "target tokens so far": (260, 634, 174, "", "generation training"),
     "target embedding": (260, 570, 174, "embedding + position", "embedding decoder"),
     "causal self-attention": (260, 490, 174, "", "attention decoder caching"),
@@ -63,7 +63,7 @@ def you_are_here(chapter: str) -> Diagram:
         "encoder layers and become the memory. On the right, the target tokens so far pass the target embedding and "
         "the decoder layers, each of causal self-attention, cross-attention, which reads the memory, and "
         "feed-forward, then the linear projection and softmax; the next token is chosen and goes back in. "
-        f"Lit are {', '.join([*lit, *[lit_arrow][: bool(lit_arrow)]])}."))    # fmt: skip
+        f"Lit: {', '.join([*lit, *[lit_arrow][: bool(lit_arrow)]])}."))    # fmt: skip
     diagram.group(246, 208, 205, 326, "decoder layer\n× n")
     for name, (x, y, width, text, _) in BOXES.items():
         diagram.box(name, x, y, width, 34 if "\n" not in text else 44, text, lit=name in lit)
@@ -101,12 +101,13 @@ def loop_unrolled(
     wide = max(34, *(9 * len(t) + 5 for t in read), *(9 * len(t) - 8 for t in [*tokens, *best]))    # of a token's box
     pitch, top = wide + 27, 150 if candidates else 62               # top: where the row of passes begins
     foot = top + 74 + 34 * len(tokens)                              # where the memory begins
-    diagram = Diagram(56 + pitch * len(tokens), foot + 40, loop_alt(read, tokens, tokens[-1] == end, cached))
+    span = max(64, pitch * len(tokens) - 13)                        # of the memory
+    diagram = Diagram(69 + span, foot + 40, loop_alt(read, tokens, tokens[-1] == end, cached))
     diagram.text(53, 23, "chosen", anchor="end")
     diagram.text(53, 94, "three\nbest" if candidates else "", anchor="end")
     diagram.text(53, top + 17, "decoder\npass", anchor="end")
     diagram.text(53, top + 75, "read", anchor="end")
-    diagram.box("memory", 56, foot, pitch * len(tokens) - 13, 32)
+    diagram.box("memory", 56, foot, span, 32)
     for i, token in enumerate(tokens):
         x = 56 + pitch * i
         diagram.box(f"pass {i}", x, top, wide + 14, 34, str(i))
