@@ -132,7 +132,7 @@ STYLE = """
   & :is(button, select, input, .scroll):focus-visible { outline: 3px solid currentColor; outline-offset: 2px; }
   & .value { flex: none; min-width: 4em; font-variant-numeric: tabular-nums; }
   & .status { min-height: 2.8em; margin-top: 0.8em; }
-  & .scroll { overflow-x: auto; max-width: 100%; padding: 2px; }
+  & .scroll { position: relative; overflow-x: auto; max-width: 100%; padding: 2px; }
   & table { border-collapse: collapse; width: auto; margin: 0; border: 0; font-size: inherit; table-layout: auto; }
   & .unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
   & :is(table, thead, tbody, tr) { color: inherit; background: none; border: 0; }
