@@ -86,7 +86,7 @@ def test_the_script_takes_the_still_figures_place_and_the_keyboard_moves_it(show
     tab, root, complaints = shown(where, page, i)
     assert root.locator(".still").count() == 0 and root.locator(".stage").count() == 1
     controls = root.locator("button, input, select")
-    labels = controls.evaluate_all("all => all.map(e => (e.labels?.[0] ?? e).innerText.trim())")
+    labels = controls.evaluate_all("all => all.map(e => (e.matches('button') ? e : e.labels[0])?.innerText.trim())")
     assert labels and all(labels), labels    # visible ones
     controls.evaluate_all("all => all.forEach(e => e.addEventListener('focus', () => e.dataset.reached = 1))")
     root.evaluate("root => { root.tabIndex = -1; root.focus(); }")
@@ -225,12 +225,14 @@ def test_attention_steps_say_and_light_the_largest_weight(shown, where, page, i)
 
 
 def lit(root):
-    "In each row, the column whose cell is lit, where exactly one is; its bar is the highest as well."
+    "In each row the column whose cell is lit, where exactly one is; the bars are as high as their numbers say."
     rows = root.locator("tbody tr").evaluate_all("""rows => rows.map(row => [...row.querySelectorAll("td")].map(cell =>
-      [cell.className === "most", cell.querySelector(".weight").getBoundingClientRect().height]))""")
-    assert all(sum(most for most, _ in row) == 1 for row in rows)
-    places = [next(k for k, (most, _) in enumerate(row) if most) for row in rows]
-    assert all(row[k][1] >= max(high for _, high in row) for row, k in zip(rows, places))
+      [cell.className === "most", +cell.textContent, cell.querySelector(".weight").getBoundingClientRect().height]))""")
+    assert all(sum(most for most, _, _ in row) == 1 for row in rows)
+    places = [next(k for k, (most, _, _) in enumerate(row) if most) for row in rows]
+    for row, k in zip(rows, places, strict=True):
+        _, most, highest = row[k]
+        assert all(abs(weight / most - high / highest) < 0.1 for _, weight, high in row)
     return places
 
 
