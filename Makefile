@@ -13,7 +13,7 @@ NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 # One thread each, so that a sum is added up in the same order on every machine.
 QUIET := OMP_NUM_THREADS=1 PYTHONHASHSEED=0 PYDEVD_DISABLE_FILE_VALIDATION=1 JUPYTER_PLATFORM_DIRS=1
 
-.PHONY: help book serve test lint unit notebooks mutants alone pages export run weights evaluate kinds peers parity speed ablation dist clean
+.PHONY: help book serve test lint unit notebooks mutants alone pages export run chapter weights evaluate kinds peers parity speed ablation dist clean
 
 help:  ## list the commands
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1 \2/p' $(MAKEFILE_LIST) | while read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
@@ -65,6 +65,9 @@ export: $(READY)  ## write src/annotated_decoder from the notebooks
 
 run: export  ## run every notebook from the top and store its outputs
 	$(QUIET) $(BIN)/python tools/run.py $(NOTEBOOKS)
+
+chapter: $(READY)  ## a new chapter that runs: make chapter NAME=15_bug_museum TITLE="The bug museum"
+	$(BIN)/python tools/new_chapter.py "$(NAME)" "$(TITLE)"
 
 weights: $(READY)  ## train the shipped model anew (up to an hour on 2 cores) and score it
 	$(BIN)/annotated-decoder train --seed 1 --out _build/pronouncer.safetensors

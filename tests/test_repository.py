@@ -158,6 +158,44 @@ def test_a_picture_that_looks_as_before_keeps_its_bytes(tmp_path, monkeypatch):
         assert (bytes_of(after) == bytes_of(before)) is kept and (bytes_of(after) == fresh) is not kept
 
 
+@pytest.fixture
+def copied(tmp_path):
+    "What a new chapter is made in: the tools, the settings and the package."
+    shutil.copytree(ROOT / "tools", tmp_path / "tools")
+    shutil.copytree(PACKAGE, tmp_path / "src" / "annotated_decoder")
+    shutil.copy(ROOT / "_config.yml", tmp_path)
+    (tmp_path / "notebooks").mkdir()
+    return tmp_path
+
+
+def test_the_skeleton_of_a_chapter_runs_and_is_tidy(copied):
+    run(sys.executable, "tools/new_chapter.py", "15_bug_museum", "The bug museum", cwd=copied)
+    run(sys.executable, "tools/run.py", "notebooks/15_bug_museum.ipynb", cwd=copied)
+    run(sys.executable, "tools/tidy.py", "--check", "notebooks/15_bug_museum.ipynb", cwd=copied)
+    notebook = nbformat.read(copied / "notebooks" / "15_bug_museum.ipynb", as_version=4)
+    assert notebook.cells[0].source.startswith("# The bug museum")
+    assert re.search(r"^\*Runs in under \d+ seconds on two cores", notebook.cells[0].source, re.M)
+    assert "bug_museum" == exported_module(copied / "notebooks" / "15_bug_museum.ipynb")
+    assert any(c.cell_type == "code" and c.outputs and "True" in c.outputs[0].get("text", "") for c in notebook.cells)
+
+
+@pytest.mark.parametrize("name", ["museum", "15_Museum", "15_attention"])
+def test_a_chapter_that_cannot_be_is_refused(copied, name):
+    command = [sys.executable, "tools/new_chapter.py", name, "Attention again"]
+    done = subprocess.run(command, cwd=copied, capture_output=True, text=True)
+    assert done.returncode == 2 and name in done.stderr and list((copied / "notebooks").iterdir()) == []
+
+
+def test_a_run_time_is_the_next_round_one_and_stays_where_noise_moves_it(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    from run import run_time
+
+    expected = {3: "10 seconds", 11: "20 seconds", 41: "a minute", 61: "two minutes", 301: "6 minutes"}
+    assert {seconds: run_time(seconds) for seconds in expected} == expected
+    assert run_time(11, "40 seconds") == "40 seconds" and run_time(39, "40 seconds") == "40 seconds"
+    assert run_time(9, "40 seconds") == "10 seconds" and run_time(41, "40 seconds") == "a minute"
+
+
 def test_the_page_of_laws_is_up_to_date():
     run(sys.executable, "tools/mutate.py", "--check")
 

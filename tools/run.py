@@ -1,6 +1,7 @@
 """Run notebooks from the top and store their outputs: `run.py NOTEBOOK…`; with `--stale` only those that need it.
 
-Each stored notebook says by its fingerprint what it was run on: its code cells, the package and the weights.
+Each stored notebook says by its fingerprint what it was run on: its code cells, the package and the weights; and under
+its title how long that took, measured here.
 A picture that looks as before keeps its old bytes, so that a diff shows what changed.
 """
 
@@ -9,14 +10,26 @@ import base64
 import io
 import os
 import sys
+import time
 from pathlib import Path
 
 import nbformat
 import numpy as np
 from matplotlib.image import imread
 from nbclient import NotebookClient
+from stamp import repository, stamped
 from tidy import fingerprint, tidied
 from tqdm import tqdm
+
+TIMES = {10: "10 seconds", 20: "20 seconds", 40: "40 seconds", 60: "a minute", 120: "two minutes", 300: "five minutes"}
+
+
+def run_time(seconds: float, stored: str | None = None) -> str:
+    "The next round time above; the stored one stays where it is not far off, since machines are noisy."
+    enough = {name: most for most, name in TIMES.items()}
+    if stored in enough and enough[stored] / 4 < seconds <= enough[stored]:
+        return stored
+    return next((name for most, name in TIMES.items() if seconds <= most), f"{-(-seconds // 60):.0f} minutes")
 
 
 def looks_the_same(old: str, new: str) -> bool:
@@ -49,10 +62,12 @@ def main() -> int:
         if args.stale and before.metadata.get("fingerprint") == fingerprint(before):
             continue
         after = nbformat.read(path, as_version=4)
+        start = time.perf_counter()
         NotebookClient(after, timeout=600, resources={"metadata": {"path": str(path.parent)}}).execute()
+        after.metadata["run_time"] = run_time(time.perf_counter() - start, before.metadata.get("run_time"))
         keep_unchanged_pictures(before, after)
         after.metadata["fingerprint"] = fingerprint(after)
-        text, problems = tidied(nbformat.writes(after) + "\n")
+        text, problems = tidied(stamped(nbformat.writes(after) + "\n", path.name, **repository()))
         path.write_text(text, encoding="utf-8")
         for problem in problems:
             failed = True

@@ -1,7 +1,7 @@
 """Keep notebooks small in a diff and honest: `tidy.py NOTEBOOK…` rewrites, `tidy.py --check NOTEBOOK…` only reports.
 
-Kept are sources, outputs, cell ids, tags, MyST metadata, execution counts and the fingerprint of the run; timings and
-editor state go.
+Kept are sources, outputs, cell ids, tags, MyST metadata, execution counts, and the run's fingerprint and rounded time;
+other timings and editor state go.
 Reported are notebooks that were not run from top to bottom, or were run on other cells, another package or other
 weights than those of today; cells that ended in an error, pictures without alternative text and the reverse, cells
 that are too long, and notebooks over 1.5 MB.
@@ -75,7 +75,7 @@ def merged(outputs):
 def tidied(text: str) -> tuple[str, list[str]]:
     "The notebook's text in its one form, and its problems."
     notebook = nbformat.reads(text, as_version=4)
-    kept = {k: v for k, v in notebook.metadata.items() if k == "fingerprint"}
+    kept = {k: v for k, v in notebook.metadata.items() if k in ("fingerprint", "run_time")}
     notebook.metadata = nbformat.from_dict(METADATA | kept)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     for cell in notebook.cells:
