@@ -140,7 +140,10 @@ STYLE = """
   & .stage table { border-collapse: separate; border-spacing: 0; }
   & .stage .heads tbody + tbody tr:first-child td { height: calc(var(--tall) + 2.2em); }
   & .stage th[scope="rowgroup"] { padding-inline: 0 0.7em; vertical-align: middle; font-weight: 600; }
-  & .weight { display: block; height: calc(var(--w) * var(--tall)); background: currentColor; opacity: 0.55; }
+  & .weight {
+    display: block; height: calc(var(--w) * var(--tall)); background: currentColor; opacity: 0.55;
+    forced-color-adjust: none;
+  }
   & .most .weight { opacity: 1; background: var(--lit); border: 1.5px solid currentColor; }
   & .most .number { display: block; margin: 0 -0.6em; font-size: 0.8em; font-weight: 600; }
   @media (max-width: 480px) {

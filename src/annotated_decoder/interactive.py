@@ -109,17 +109,17 @@ STYLE = """
   & figcaption { all: unset; display: block; font-weight: 600; margin-bottom: 0.6em; }
   & p { margin: 0.4em 0; color: inherit; font-size: inherit; }
   & .controls { display: flex; flex-wrap: wrap; gap: 0.4rem; align-items: center; margin: 0.5em 0; }
-  & .control { display: inline-flex; flex-wrap: wrap; gap: 0.5em; align-items: center; margin: 0 0.6em 0 0; }
+  & .control { display: inline-flex; gap: 0.5em; align-items: center; max-width: 100%; margin: 0 0.6em 0 0; }
   & :is(button, select) {
     min-height: 2.2rem; padding: 0 0.8em; margin: 0; border: 1px solid currentColor; border-radius: 0.4em;
     font: inherit; color: inherit; background: transparent; cursor: pointer;
   }
-  & select { padding: 0 0.4em; max-width: 100%; }
+  & select { padding: 0 0.4em; min-width: 0; max-width: 100%; }
   & option { color: var(--ink); background: #fff; }
   & button:hover { background: var(--faint); }
   & button[aria-disabled="true"] { opacity: 0.45; cursor: default; }
   & input[type="range"] {
-    appearance: none; width: 11em; min-width: 6em; height: 2.2rem; margin: 0; color: inherit; background: none;
+    appearance: none; width: 11em; min-width: 4em; height: 2.2rem; margin: 0; color: inherit; background: none;
     --track: 4px solid color-mix(in srgb, currentColor 60%, transparent);
   }
   & input::-webkit-slider-runnable-track { height: 0; border-top: var(--track); }
@@ -130,9 +130,9 @@ STYLE = """
   }
   & input::-moz-range-thumb { width: 20px; height: 20px; border: 2px solid var(--ink); background: var(--lit); }
   & :is(button, select, input, .scroll):focus-visible { outline: 3px solid currentColor; outline-offset: 2px; }
-  & .value { min-width: 4em; font-variant-numeric: tabular-nums; }
-  & .status { min-height: 2.8em; }
-  & .scroll { overflow-x: auto; max-width: 100%; padding: 2px; }
+  & .value { flex: none; min-width: 4em; font-variant-numeric: tabular-nums; }
+  & .status { min-height: 2.8em; margin-top: 0.8em; }
+  & .scroll { position: relative; overflow-x: auto; max-width: 100%; padding: 2px; }
   & table { border-collapse: collapse; width: auto; margin: 0; border: 0; font-size: inherit; table-layout: auto; }
   & .unseen { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
   & :is(table, thead, tbody, tr) { color: inherit; background: none; border: 0; }
