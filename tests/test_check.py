@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from annotated_decoder import check, check_reading
+from annotated_decoder import check, check_reading, reading_cases
 from annotated_decoder.attention import attention
 from annotated_decoder.checking import (
     Broken,
@@ -28,9 +28,10 @@ from annotated_decoder.checking import (
 )  # fmt: skip
 
 CHECKERS = [check.padded_weights, check.numbers_kept, check.read_memory]
-FORM, MEANING, ONE, LAST, QUERIES, BATCH, SCALE, MORE, FILLING, SHUFFLED, ALL, LARGE, GRADIENTS, FORMULA, SINGLE = (
-    each.name for each in check_reading.READ_MEMORY
-)
+(
+    FORM, MEANING, ONE, LAST, ANOTHER, PROJECTIONS, QUERIES, BATCH, SCALE, MORE, FILLING, SHUFFLED, REAL, ALL, LARGE,
+    LOW, FORMULA, LEARNING, GRADIENTS, SINGLE,
+) = (each.name for each in check_reading.READ_MEMORY)  # fmt: skip
 KEPT = "the inputs are left as they were"
 
 
@@ -77,7 +78,7 @@ def by_torch(x, memory, mask, w_q, w_k, w_v):
 
 def powers_of_the_visible(x, memory, mask, w_q, w_k, w_v):
     memory = zeroed(memory, mask)
-    scores = scores_of(x, memory, w_q, w_k)
+    scores = hide(scores_of(x, memory, w_q, w_k), mask)
     powers = (scores - scores.amax(-1, keepdim=True)).exp() * mask[:, None]
     total = powers.sum(-1, keepdim=True)
     return powers / torch.where(total > 0, total, 1) @ (memory @ w_v)
@@ -94,20 +95,72 @@ def nan_swept_under(x, memory, mask, w_q, w_k, w_v):
     return weights.nan_to_num() @ (memory @ w_v)
 
 
-RIGHT = [right, by_the_package, by_torch, one_query_at_a_time, powers_of_the_visible, nan_swept_under]
+def by_torch_with_an_axis_of_heads(x, memory, mask, w_q, w_k, w_v):
+    memory, seen = memory.masked_fill(~mask[..., None], 0), mask.any(-1)[:, None, None]
+    q, k, v = ((a @ w)[:, None] for a, w in ((x, w_q), (memory, w_k), (memory, w_v)))
+    found = nn.functional.scaled_dot_product_attention(q, k, v, (mask[:, None] | ~seen)[:, None])
+    return found[:, 0].masked_fill(~seen, 0)
+
+
+def by_einsum(x, memory, mask, w_q, w_k, w_v):
+    memory = zeroed(memory, mask)
+    q, k, v = (torch.einsum("bsd,dh->bsh", a, w) for a, w in ((x, w_q), (memory, w_k), (memory, w_v)))
+    scores = torch.einsum("bth,bsh->bts", q, k) / math.sqrt(w_q.shape[1])
+    return torch.einsum("bts,bsv->btv", hide(scores, mask).softmax(-1), v)
+
+
+def column_by_column(x, memory, mask, w_q, w_k, w_v):
+    found = x.new_zeros(*x.shape[:2], w_v.shape[1])
+    for b, may_look in enumerate(mask):
+        if may_look.any():
+            real = memory[b, may_look]
+            for t, row in enumerate(x[b]):
+                found[b, t] = ((real @ w_k) @ (row @ w_q) / w_q.shape[1] ** 0.5).softmax(0) @ (real @ w_v)
+    return found
+
+
+def by_the_logarithm(x, memory, mask, w_q, w_k, w_v):
+    memory = zeroed(memory, mask)
+    scores = hide(scores_of(x, memory, w_q, w_k), mask)
+    return (scores - scores.logsumexp(-1, keepdim=True)).exp() @ (memory @ w_v)
+
+
+def in_float64_and_back(x, memory, mask, *weights):
+    return right(x.double(), memory.double(), mask, *(w.double() for w in weights)).to(x.dtype)
+
+
+def with_what_is_added(x, memory, mask, w_q, w_k, w_v):
+    memory = zeroed(memory, mask)
+    added = torch.zeros_like(memory[:, None, :, 0]).masked_fill(~mask[:, None], torch.finfo(x.dtype).min)
+    return (scores_of(x, memory, w_q, w_k) + added).softmax(-1) @ (memory @ w_v)
+
+
+def filled_with(lowest):
+    def read_memory(x, memory, mask, w_q, w_k, w_v):
+        memory = zeroed(memory, mask)
+        return scores_of(x, memory, w_q, w_k).masked_fill(~mask[:, None], lowest).softmax(-1) @ (memory @ w_v)
+
+    return read_memory
+
+
+RIGHT = [
+    right, by_the_package, by_torch, by_torch_with_an_axis_of_heads, by_einsum, column_by_column, one_query_at_a_time,
+    powers_of_the_visible, by_the_logarithm, nan_swept_under, in_float64_and_back, with_what_is_added,
+    filled_with(-1e9), filled_with(torch.finfo(torch.float32).min),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("function", RIGHT)
 def test_right_solutions_pass(function):
     report = quietly(check.read_memory, function)
-    assert report and report.passed and report.broken == () and "all 16 laws hold" in report.text
+    assert report and report.passed and report.broken == () and "all 21 laws hold" in report.text
     assert "Hint" not in report.text
 
 
 def test_the_loops_are_the_formula():
     for seed in range(3):
-        x, memory, mask, *weights = check_reading.padded(seed).values()
-        assert torch.allclose(check_reading.read_by_loops(x, memory, mask, *weights), right(x, memory, mask, *weights))
+        x, memory, mask, *weights = reading_cases.padded(seed).values()
+        assert torch.allclose(reading_cases.read_by_loops(x, memory, mask, *weights), right(x, memory, mask, *weights))
 
 
 def no_scale(x, memory, mask, w_q, w_k, w_v):
@@ -231,6 +284,73 @@ def scores_off_by_a_factor(x, memory, mask, w_q, w_k, w_v):
     return right(x, memory, mask, w_q, 1.1 * w_k, w_v)
 
 
+def a_plain_mean(x, memory, mask, w_q, w_k, w_v):
+    return right(torch.zeros_like(x), memory, mask, w_q, w_k, w_v)
+
+
+def queries_by_w_k_and_keys_by_w_q(x, memory, mask, w_q, w_k, w_v):
+    return right(x, memory, mask, w_k, w_q, w_v)
+
+
+def both_by(which):
+    return lambda x, memory, mask, w_q, w_k, w_v: right(x, memory, mask, *[(w_q, w_k)[which]] * 2, w_v)
+
+
+def maximum_of_the_padding_too(x, memory, mask, w_q, w_k, w_v):
+    memory = zeroed(memory, mask)
+    scores = scores_of(x, memory, w_q, w_k)
+    powers = (scores - scores.amax(-1, keepdim=True)).exp() * mask[:, None]
+    return powers / powers.sum(-1, keepdim=True).clamp(min=1e-300) @ (memory @ w_v)
+
+
+def detached(*which):
+    "Cut off everywhere: some of the six inputs."
+    return lambda *inputs: right(*(each.detach() if i in which else each for i, each in enumerate(inputs)))
+
+
+def detached_weights(x, memory, mask, w_q, w_k, w_v):
+    memory = zeroed(memory, mask)
+    return hide(scores_of(x, memory, w_q, w_k), mask).softmax(-1).detach() @ (memory @ w_v)
+
+
+def keys_of_a_detached_memory(x, memory, mask, w_q, w_k, w_v):
+    memory = zeroed(memory, mask)
+    return hide(scores_of(x, memory.detach(), w_q, w_k), mask).softmax(-1) @ (memory @ w_v)
+
+
+def clamped_queries(x, *others):
+    return right(x.clamp(-5, 5), *others)
+
+
+def clamped_scores(x, memory, mask, w_q, w_k, w_v):
+    memory = zeroed(memory, mask)
+    return hide(scores_of(x, memory, w_q, w_k).clamp(-50, 50), mask).softmax(-1) @ (memory @ w_v)
+
+
+def cleaned(**values):
+    "In place of zeroing the padding, everything that is not finite is replaced."
+    def read_memory(x, memory, mask, w_q, w_k, w_v):
+        memory = memory.nan_to_num(**values)
+        weights = hide(scores_of(x, memory, w_q, w_k), mask).softmax(-1).masked_fill(~mask[:, None], 0)
+        return weights @ (memory @ w_v)
+
+    return read_memory
+
+
+def clamped_memory(x, memory, *others):
+    return right(x, memory.clamp(-100, 100), *others)
+
+
+def real_nans_replaced(x, memory, *others):
+    return right(x, memory.nan_to_num(), *others)
+
+
+def padding_pulled_along(x, memory, mask, w_q, w_k, w_v):
+    memory = torch.where(mask[..., None] | memory.isfinite(), memory, 0)
+    memory = memory + (zeroed(memory, mask) - memory).detach()    # 0 going forward, the average going back
+    return hide(scores_of(x, memory, w_q, w_k), mask).softmax(-1) @ (memory @ w_v)
+
+
 WRONG = {
     "no scale": (no_scale, SCALE),
     "scale of d_model": (scale_of_d_model, SCALE),
@@ -239,6 +359,10 @@ WRONG = {
     "softmax over the queries, −inf": (softmax_over(1, -math.inf), QUERIES),
     "softmax over the batch": (softmax_over(0), BATCH),
     "no softmax": (no_softmax, ONE),
+    "a plain mean": (a_plain_mean, ANOTHER),
+    "w_q and w_k exchanged": (queries_by_w_k_and_keys_by_w_q, PROJECTIONS),
+    "both by w_q": (both_by(0), PROJECTIONS),
+    "both by w_k": (both_by(1), PROJECTIONS),
     "mask ignored": (mask_ignored, FILLING),
     "mask negated": (mask_negated, MEANING),
     "mask negated in the scores": (mask_negated_in_the_scores, MEANING),
@@ -258,7 +382,24 @@ WRONG = {
     "in place": (in_place, KEPT),
     "no maximum taken": (by_hand_without_maximum, LARGE),
     "positions added": (with_positions, SHUFFLED),
-    "detached": (a_detached_result, GRADIENTS),
+    "hidden scores of −30": (filled_with(-30.0), LOW),
+    "hidden scores of −1000": (filled_with(-1000.0), LOW),
+    "hidden scores of −10000": (filled_with(-1e4), LOW),
+    "maximum of the padding too": (maximum_of_the_padding_too, LOW),
+    "detached": (a_detached_result, LEARNING),
+    "detached weights": (detached_weights, LEARNING),
+    "detached queries": (detached(0, 3), LEARNING),
+    "detached x": (detached(0), LEARNING),
+    "detached memory": (detached(1), LEARNING),
+    "detached w_v": (detached(5), LEARNING),
+    "keys of a detached memory": (keys_of_a_detached_memory, LEARNING),
+    "padding pulled along": (padding_pulled_along, GRADIENTS),
+    "clamped x": (clamped_queries, REAL),
+    "clamped memory": (clamped_memory, REAL),
+    "real NaNs replaced": (real_nans_replaced, REAL),
+    "clamped scores": (clamped_scores, LARGE),
+    "NaN and ∞ replaced": (cleaned(nan=0, posinf=0), FILLING),
+    "NaN, ∞ and −∞ replaced": (cleaned(nan=0, posinf=0, neginf=0), FILLING),
     "a factor": (scores_off_by_a_factor, FORMULA),
 }
 
@@ -268,11 +409,16 @@ def test_each_wrong_function_breaks_first_the_law_meant_for_it_and_few_others(na
     function, meant = WRONG[name]
     found = broken(function)
     assert found[0] == meant
-    assert len(found) <= (8 if meant == MEANING else 5)
+    assert len(found) <= {MEANING: 13, QUERIES: 8, PROJECTIONS: 6}.get(meant, 5)
 
 
 def test_every_law_is_the_first_that_some_wrong_function_breaks():
     assert {meant for _, meant in WRONG.values()} == {each.name for each in check_reading.READ_MEMORY} | {KEPT}
+
+
+def test_a_cut_is_told_by_the_names_of_what_it_cuts_off():
+    for function, names in ((detached_weights, "x, w_q, w_k"), (detached(1), "memory"), (detached(3), "w_q")):
+        assert f"no gradient reaches {names} " in " ".join(quietly(check.read_memory, function).text.split())
 
 
 def test_a_slip_of_scale_is_told_by_its_name():
@@ -325,6 +471,9 @@ COUNTS = {
     "one head": (lambda b, s, t, n, h, d: kept(b, s, t, n, 1, d), "every head"),
     "no batch": (lambda b, s, t, n, h, d: kept(1, s, t, n, h, d), "every example"),
     "tokens read the source": (lambda b, s, t, n, h, d: kept(b, s, t * s, n, h, d), "only the memory's"),
+    "a text": (lambda *sizes: "12", "two whole numbers"),
+    "texts": (lambda *sizes: [str(n) for n in kept(*sizes)], "two whole numbers"),
+    "a dictionary": (lambda *sizes: dict(zip(kept(*sizes), "tm")), "two whole numbers"),
     "one sum": (lambda *sizes: sum(kept(*sizes)), "two whole numbers"),
     "a fraction": (lambda *sizes: [0.5 + n for n in kept(*sizes)], "two whole numbers"),
     "bytes": (lambda *sizes: [4 * n for n in kept(*sizes)], "a key and a value"),
@@ -509,7 +658,7 @@ def test_a_report_names_the_readers_own_line():
     report = quietly(check.read_memory, read_memory)
     line = helper.__code__.co_firstlineno + 1
     assert f"\n             in your line {line}: return x.view(7, 7)" in report.text
-    assert [each.outcome for each in report.laws] == ["broken"] + ["not tried"] * 15
+    assert [each.outcome for each in report.laws] == ["broken"] + ["not tried"] * 20
 
 
 def test_what_the_reader_prints_is_kept_apart():
@@ -536,7 +685,7 @@ def test_a_check_can_be_asked_for_anywhere():
 
 def test_every_call_gets_copies_and_the_first_change_is_named():
     yours = Tried(in_place)
-    c = check_reading.padded(0)
+    c = reading_cases.padded(0)
     copies = {name: value.clone() for name, value in c.items()}
     yours(*c.values())
     assert yours.changed == "memory" and all(torch.equal(c[name], copies[name]) for name in c)
@@ -551,7 +700,7 @@ def test_every_call_gets_copies_and_the_first_change_is_named():
 
 def test_a_report_is_short_where_it_is_shown():
     report = quietly(check.read_memory, no_scale)
-    assert repr(report) == "<Report: 14 of 16 laws hold>"
+    assert repr(report) == "<Report: 19 of 21 laws hold>"
     assert report._ipython_display_() is None
     with pytest.raises(AttributeError):
         report.text = "other"

@@ -13,9 +13,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from .check_reading import READ_MEMORY, times, weights_by_loops
+from .check_reading import READ_MEMORY
 from .checking import Broken, Law, Report, Tried, check_function, checked, described, law, number
 from .pencil import CROSS, MEMORIES
+from .reading_cases import times, weights_by_loops
 
 # %% ../../notebooks/A16_check.ipynb #padded-weights
 QUERY = [2.0, 1.0, 0.0, 1.0]                                           # the pencil-sized decoder's first
@@ -96,7 +97,8 @@ def counted(count: Any, *sizes: int) -> tuple[int, int]:
     case = ", ".join(f"{name} {size}" for name, size in zip(NAMES, sizes))
     found = count(*sizes)
     pair = floats(found)
-    if len(pair) != 2 or not all(math.isfinite(each) and each == int(each) for each in pair):
+    whole = len(pair) == 2 and all(math.isfinite(each) and each == int(each) for each in pair)
+    if not whole or any(isinstance(each, str | bytes) for each in found):
         raise Broken(f"{case}: expected two whole numbers, (of_tokens, of_memory), came {described(found)}")
     return int(pair[0]), int(pair[1])
 
