@@ -136,8 +136,8 @@ const first = toggle("guess first", (ticked) => {
   if (guess) walk.append(show); else show.remove();                // among the steps: their keys work on it too
   draw();
 });
-const legend = el("p", { class: "legend" }, "After the arrow stands the token that is chosen. "
-  + "A bar is as high as its weight; the highest of each row is solid and has its number.");
+const legend = el("p", { class: "legend" }, "After the arrow comes the chosen token. "
+  + "A bar is as high as its weight; the highest of each row is solid and numbered.");
 stage.append(el("div", { class: "controls" }, words, rows, first), walk, said, box, legend, line);
 walk.reset(word.target.length);
 """
@@ -150,7 +150,7 @@ STYLE = """
   & .token { padding: 0.1em 0.5em; border-radius: 0.4em; background: var(--faint); }
   & .token.next { padding: 0.05em 0.5em; font-size: 1.7em; }
   & .token.lit { background: var(--lit); }
-  & .legend { font-size: 0.85em; }
+  & .legend { margin-top: 0.8em; font-size: 0.85em; }
   & .stage thead th { padding: 0.2em 0.1em; font-size: 1.15em; font-weight: 600; }
   & .stage tbody :is(th, td) { vertical-align: bottom; }
   & .stage tbody td {
