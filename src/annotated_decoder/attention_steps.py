@@ -92,10 +92,8 @@ const layerRows = (heads, layer) => each
 const inWords = () => {
   const before = [data.start, ...word.target.slice(0, at)].join(" ");
   const step = `Step ${at + 1} of ${word.target.length}: after ${before}`;
-  if (covered()) {
-    const row = each ? "head" : "layer";
-    return `${step}, which token comes next, and which source token does each ${row} look at most?`;
-  }
+  const ask = `which token comes next, and which source token does each ${each ? "head" : "layer"} look at most?`;
+  if (covered()) return `${step}, ${ask}`;
   const start = `${step} the model chooses ${word.target[at]}, probability ${word.probabilities[at].toFixed(2)}. `;
   const look = (row) => `${word.source[most(row)]}, weight ${row[most(row)].toFixed(2)}`;
   if (!each) {
@@ -115,8 +113,7 @@ const draw = () => {
     covered() ? token("?", "next") : token(word.target[at], "next lit"));
   const columns = word.source.map((text) => el("th", { scope: "col" }, text));
   const head = el("tr", null, el("td", { colspan: each ? 2 : 1 }), ...columns);
-  const what = covered() ? "Source tokens, their weights still hidden," : "Weights";
-  const name = `${what} at step ${at + 1} of ${word.name}`;
+  const name = `${covered() ? "Hidden weights" : "Weights"} at step ${at + 1} of ${word.name}`;
   box.setAttribute("aria-label", name);
   table.className = each ? "heads" : "layers";
   table.replaceChildren(el("caption", { class: "unseen" }, name), el("thead", null, head),
