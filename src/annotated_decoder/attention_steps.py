@@ -136,8 +136,8 @@ const first = toggle("guess first", (ticked) => {
   if (guess) walk.append(show); else show.remove();                // among the steps: their keys work on it too
   draw();
 });
-const legend = el("p", { class: "legend" }, "After the arrow comes the chosen token. "
-  + "A bar is as high as its weight; the highest of each row is solid and numbered.");
+const legend = el("p", { class: "legend" }, "The arrow points to the chosen token. "
+  + "A bar's height is its weight; a row's highest is solid and numbered.");
 stage.append(el("div", { class: "controls" }, words, rows, first), walk, said, box, legend, line);
 walk.reset(word.target.length);
 """

@@ -51,7 +51,7 @@ def case(seed: int, b: int = 2, t: int = 3, s: int = 4, d: int = 5, h: int = 2, 
     return {"x": made.pop("x"), "memory": made.pop("memory"), "memory_mask": torch.ones(b, s, dtype=torch.bool)} | made
 
 
-def padded(seed: int, filling: float = 7.0) -> dict[str, Tensor]:
+def padded(seed: int, filling: int | float = 7) -> dict[str, Tensor]:
     "A case with three columns of padding: one in the first example, two in the second."
     c = case(seed)
     c["memory_mask"][0, 3:], c["memory_mask"][1, 2:] = False, False
@@ -80,9 +80,9 @@ def form(yours):
 def meaning(yours):
     c = case(1, b=1, t=1, s=2) | {"memory_mask": torch.tensor([[True, False]])}
     other = c | {"memory": c["memory"] + torch.tensor([[[1.0], [0.0]]])}
-    before, after = (read(yours, each, "mask [True, False]").double() for each in (c, other))
+    before, after = (read(yours, each, "case(1, b=1, t=1, s=2)").double() for each in (c, other))
     if torch.allclose(before, after, rtol=0, atol=1e-6):
-        raise Broken("case(1, b=1, t=1, s=2), mask [True, False]: column 0 grows by 1, and what is read stays the same")
+        raise Broken("mask [True, False], column 0 grows by 1, and what is read is the same", "case(1, b=1, t=1, s=2)")
 
 
 @law("of a single column, the value is read, whatever the score",
@@ -90,8 +90,8 @@ def meaning(yours):
      "Do the scores go through a softmax, and are its weights applied to the values, memory @ w_v?",
      "weights = scores.softmax(-1), then weights @ (memory @ w_v)")  # fmt: skip
 def one_column(yours):
-    c = case(2, b=1, t=1, s=1)
-    must_equal(read(yours, c, "one column"), c["memory"] @ c["w_v"], "case(2, b=1, t=1, s=1)", 1e-4)
+    c, what = case(2, b=1, t=1, s=1), "case(2, b=1, t=1, s=1)"
+    must_equal(read(yours, c, what), c["memory"] @ c["w_v"], what, 1e-4)
 
 
 @law("the first query sees the last column too",
@@ -102,9 +102,9 @@ def last_column(yours):
     c = case(3)
     memory = c["memory"].clone()
     memory[:, -1] += 1
-    before, after = (read(yours, c | {"memory": m}, "last column")[:, 0].double() for m in (c["memory"], memory))
+    before, after = (read(yours, c | {"memory": m}, "case(3)")[:, 0].double() for m in (c["memory"], memory))
     if torch.allclose(before, after, rtol=0, atol=1e-6, equal_nan=True):
-        raise Broken("case(3): column 3 of 4 grows by 1, and what query 0 reads stays the same")
+        raise Broken("column 3 of 4 grows by 1, and what query 0 reads stays the same", "case(3)")
 
 # %% ../../notebooks/A16_check_reading.ipynb #laws-alone
 @law("every query is answered on its own",
@@ -113,9 +113,9 @@ def last_column(yours):
      "scores are (b t s): the columns are the last axis, so scores.softmax(-1)")  # fmt: skip
 def queries_alone(yours):
     c = case(4)
-    together = read(yours, c, "three queries")
+    together = read(yours, c, "case(4)")
     for i in range(3):
-        alone = read(yours, c | {"x": c["x"][:, i : i + 1]}, "one query")
+        alone = read(yours, c | {"x": c["x"][:, i : i + 1]}, f"case(4), query {i} alone")
         must_equal(together[:, i : i + 1], alone.double(), f"case(4): query {i} among 3, against the same alone", 1e-4)
 
 
@@ -125,10 +125,10 @@ def queries_alone(yours):
      "k.transpose(-2, -1) swaps the last two axes; k.T turns the batch too.")  # fmt: skip
 def batch_alone(yours):
     c = padded(5, 0.0)
-    together = read(yours, c, "two examples")
+    together = read(yours, c, "padded(5, 0)")
     for i in range(2):
         one = {name: value if name.startswith("w") else value[i : i + 1] for name, value in c.items()}
-        alone = read(yours, one, "one example")
+        alone = read(yours, one, f"padded(5, 0), example {i} alone")
         must_equal(together[i : i + 1], alone.double(), f"padded(5, 0): example {i} against itself alone", 1e-4)
 
 
@@ -139,16 +139,16 @@ def batch_alone(yours):
 def scale(yours):
     c = case(6, v=6)
     twice = {name: torch.cat([c[name], c[name]], -1) for name in ("w_q", "w_k")}
-    root = read(yours, c | {"w_q": c["w_q"] * 2**0.5}, "head_dim 2")
+    root = read(yours, c | {"w_q": c["w_q"] * 2**0.5}, "case(6, v=6), √2 · w_q")
     what = "case(6, v=6), each column of w_q and w_k twice, against √2 · w_q"
     try:
-        must_equal(read(yours, c | twice, "head_dim 4"), root.double(), what, 1e-4)
+        must_equal(read(yours, c | twice, what), root.double(), what, 1e-4)
     except Broken as difference:
-        found, told = read(yours, c, "head_dim 2").double(), str(difference)
+        found, told = read(yours, c, "case(6, v=6)").double(), str(difference)
         for slip, s in (("not divided", 1.0), ("divided by √d_model", 5**-0.5), ("divided by head_dim", 0.5)):
             if torch.allclose(found, read_by_loops(**c, scale=s), rtol=0, atol=1e-4):
                 told += f"; it is what comes when they are {slip}"
-        raise Broken(told) from None
+        raise Broken(told.removeprefix(f"{what}: "), what) from None
 
 # %% ../../notebooks/A16_check_reading.ipynb #laws-padding
 @law("more padding changes nothing",
@@ -160,8 +160,8 @@ def more_padding(yours):
     c["memory"][:, 1] = c["memory"][:, 0]    # any weights that add up to 1 give one value
     mask = torch.tensor([[True, True, False, False]] * 2)
     longer = c | {"memory": c["memory"].repeat(1, 2, 1), "memory_mask": mask}
-    expected = read(yours, c, "two columns").double()
-    must_equal(read(yours, longer, "two more"), expected, "case(7, s=2), equal columns, two more as padding", 1e-4)
+    expected = read(yours, c, "case(7, s=2), equal columns").double()
+    must_equal(read(yours, longer, "case(7, s=2)"), expected, "case(7, s=2), equal columns, two more as padding", 1e-4)
 
 
 @law("what stands in the padding changes nothing",
@@ -169,10 +169,10 @@ def more_padding(yours):
      "A weight of 0 does not undo a NaN: is the padding still in the memory when it is projected?",
      "memory = torch.where(memory_mask[..., None], memory, 0) as the first line")  # fmt: skip
 def filling(yours):
-    expected = read(yours, padded(8, 0.0), "padding of 0").double()
-    for value in (1e6, math.inf, math.nan):
-        found = read(yours, padded(8, value), "padding")
-        must_equal(found, expected, f"padded(8, {value:g}) against padded(8, 0)", 1e-4)
+    expected = read(yours, padded(8, 0.0), "padded(8, 0)").double()
+    for value in ("1e6", "torch.inf", "torch.nan"):
+        found = read(yours, padded(8, float(value.removeprefix("torch."))), f"padded(8, {value})")
+        must_equal(found, expected, f"padded(8, {value}) against padded(8, 0)", 1e-4)
 
 
 @law("columns that are shuffled with their mask change nothing",
@@ -181,8 +181,8 @@ def filling(yours):
 def shuffled(yours):
     c, order = padded(9, 0.0), [2, 3, 0, 1]
     other = c | {"memory": c["memory"][:, order], "memory_mask": c["memory_mask"][:, order]}
-    before, what = read(yours, c, "in order").double(), f"padded(9, 0), its columns in the order {order}"
-    must_equal(read(yours, other, "shuffled"), before, what, 1e-4)
+    before, what = read(yours, c, "padded(9, 0)").double(), f"padded(9, 0), its columns in the order {order}"
+    must_equal(read(yours, other, what), before, what, 1e-4)
 
 # %% ../../notebooks/A16_check_reading.ipynb #laws-numbers
 @law("where all is padding, 0 is read",
@@ -192,7 +192,7 @@ def shuffled(yours):
 def all_padding(yours):
     c = case(10)
     c["memory_mask"][0] = False
-    must_equal(read(yours, c, "all padding")[0], torch.zeros(3, 3), "case(10), example 0 all padding", 1e-4)
+    must_equal(read(yours, c, "case(10)")[0], torch.zeros(3, 3), "case(10), example 0 all padding", 1e-4)
 
 
 @law("large scores stay finite",
@@ -201,9 +201,9 @@ def all_padding(yours):
 def large_scores(yours):
     c = case(11)
     for factor in (2000, -2000):
-        wrong = ~read(yours, c | {"x": factor * c["x"]}, "large x").isfinite()
+        wrong = ~read(yours, c | {"x": factor * c["x"]}, what := f"case(11), x times {factor}").isfinite()
         if wrong.any():
-            raise Broken(f"case(11), x times {factor}: {wrong.sum()} of {wrong.numel()} numbers are NaN or infinite")
+            raise Broken(f"{wrong.sum()} of {wrong.numel()} numbers are NaN or infinite", what)
 
 
 @law("no gradient is NaN",
@@ -214,13 +214,13 @@ def gradients(yours):
     c = padded(12, math.nan)
     c["memory_mask"][1] = False
     leaves = {name: value.requires_grad_() for name, value in c.items() if name != "memory_mask"}
-    found = read(yours, c, "NaN in the padding")
+    found = read(yours, c, what := "padded(12, torch.nan), example 1 all padding")
     if not found.requires_grad:
-        raise Broken("the result carries no gradient: it was detached, or computed outside torch")
+        raise Broken("the result carries no gradient: it was detached, or computed outside torch", what)
     found.sum().backward()
     bad = [name for name, leaf in leaves.items() if leaf.grad is not None and not leaf.grad.isfinite().all()]
     if bad:
-        raise Broken(f"padded(12, nan), example 1 all padding: the gradient of {', '.join(bad)} is not finite")
+        raise Broken(f"the gradient of {', '.join(bad)} is not finite", what)
 
 
 @law("it is softmax(q kᵀ / √head_dim) v, to the last digit",
@@ -230,7 +230,7 @@ def gradients(yours):
 def formula(yours):
     for seed in (13, 14, 15):
         c = padded(seed, 0.0)
-        must_equal(read(yours, c, "padding"), read_by_loops(**c), f"padded({seed}, 0)")
+        must_equal(read(yours, c, f"padded({seed}, 0)"), read_by_loops(**c), f"padded({seed}, 0)")
 
 
 @law("float32 goes in and float32 comes out",
@@ -239,9 +239,9 @@ def formula(yours):
 def single(yours):
     c = padded(16, 0.0)
     short = {name: value if name == "memory_mask" else value.float() for name, value in c.items()}
-    if (found := read(yours, short, "float32")).dtype != torch.float32:
-        raise Broken(f"padded(16, 0) in torch.float32: expected torch.float32, came {found.dtype}")
-    must_equal(found, read(yours, c, "float64").double(), "padded(16, 0) in float32, against float64", 1e-4)
+    if (found := read(yours, short, "padded(16, 0) in float32")).dtype != torch.float32:
+        raise Broken(f"expected torch.float32, came {found.dtype}", "padded(16, 0) in torch.float32")
+    must_equal(found, read(yours, c, "padded(16, 0)").double(), "padded(16, 0) in float32, against float64", 1e-4)
 
 
 READ_MEMORY = (
