@@ -61,7 +61,7 @@ def weights_law(name: str, holds: Callable[[list[float]], bool], *hints: str) ->
 
     return law(name, *hints)(trial)
 
-
+# %% ../../notebooks/A16_check.ipynb #padded-laws
 PADDED_WEIGHTS = (
     law("three numbers", "Work out the dot product of the query with each key first: each becomes one weight.",
         "Divide each by √4 = 2. Of those that are not hidden take exp, and divide by the sum of the exps.",
