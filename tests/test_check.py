@@ -5,6 +5,7 @@ import functools
 import io
 import itertools
 import math
+import re
 import sys
 import warnings
 
@@ -431,22 +432,22 @@ def test_a_slip_of_scale_is_told_by_its_name():
 # Pencil and paper.
 @pytest.mark.parametrize("kind", [tuple, list, torch.tensor, np.array])
 def test_the_right_weights_pass(kind):
-    for answer in ([0.02, 0.98, 0], [0.018, 0.982, 0]):
+    for answer in ([0.27, 0.73, 0], [0.269, 0.731, 0]):
         assert quietly(check.padded_weights, kind(answer))
 
 
 WEIGHTS = {
-    "no division": ((0.0, 1.0, 0.0), 4, "without the division by √4"),
-    "masked after the softmax": ((0.0, 0.18, 0.0), 3, "set to 0 after the softmax"),
-    "column 1 masked": ((0.0, 0.0, 1.0), 2, "when column 1 is hidden"),
-    "column 0 masked": ((0.0, 0.18, 0.82), 2, "when column 0 is hidden"),
-    "no mask": ((0.0, 0.18, 0.81), 2, "without a mask"),
-    "scores": ((-3, 1, 2.5), 1, "the scores, before the softmax"),
-    "undivided scores": ((-6, 2, 5), 1, "the scores, not yet divided by √4"),
+    "no division": ((0.12, 0.88, 0.0), 4, "without the division by √4"),
+    "masked after the softmax": ((0.02, 0.05, 0.0), 3, "set to 0 after the softmax"),
+    "column 1 masked": ((0.02, 0.0, 0.98), 2, "when column 1 is hidden"),
+    "column 0 masked": ((0.0, 0.05, 0.95), 2, "when column 0 is hidden"),
+    "no mask": ((0.02, 0.05, 0.94), 2, "without a mask"),
+    "scores": ((-1, 0, 3), 1, "the scores, before the softmax"),
+    "undivided scores": ((-2, 0, 6), 1, "the scores, not yet divided by √4"),
     "NaN": ((math.nan, 1, 0), 1, "came"),
-    "two numbers": ((0.02, 0.98), 0, "expected three numbers"),
-    "a text": ("0.02, 0.98, 0", 0, "expected three numbers"),
-    "a number": (0.02, 0, "expected three numbers"),
+    "two numbers": ((0.27, 0.73), 0, "expected three numbers"),
+    "a text": ("0.27, 0.73, 0", 0, "expected three numbers"),
+    "a number": (0.27, 0, "expected three numbers"),
 }
 
 
@@ -592,9 +593,9 @@ def test_a_check_leaves_everything_as_it_was():
 
 
 def test_only_lists_tensors_and_arrays_are_answers():
-    for answer in (iter([0.02, 0.98, 0]), {0.02: 0, 0.98: 0, 0: 0}, "123"):
+    for answer in (iter([0.27, 0.73, 0]), {0.27: 0, 0.73: 0, 0: 0}, "123"):
         assert "expected three numbers" in quietly(check.padded_weights, answer).text
-    assert check.floats(iter([0.02])) == check.floats("12") == [] and check.floats((1, 2)) == [1, 2]
+    assert check.floats(iter([0.27])) == check.floats("12") == [] and check.floats((1, 2)) == [1, 2]
 
 
 def test_only_an_interrupt_passes_through(capsys):
@@ -630,6 +631,36 @@ def test_one_hint_of_the_grade_that_was_asked_for():
     for i, text in enumerate(texts):
         assert [hint in text for hint in hints] == [i == j for j in range(3)]
         assert (f"check.read_memory(yours, hint={i + 2})" in text) == (i < 2)
+
+
+INPUTS = "The inputs: from annotated_decoder.reading_cases import case, padded"
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_report_that_names_a_case_ends_with_where_to_get_it(name):
+    function, meant = WRONG[name]
+    report = quietly(check.read_memory, function)
+    *others, last = report.text.splitlines()
+    raised = "it raised" in report.text    # then the reader's line is named, in place of a case
+    assert INPUTS not in others and (last == INPUTS) == (meant != KEPT and not raised)
+    for each in report.laws:
+        assert each.named == each.case.startswith(("case(", "padded("))
+    imported: dict = {}
+    exec(INPUTS.removeprefix("The inputs: "), imported)
+    for call in {re.match(r"(?:case|padded)\(.*?\)", each.case)[0] for each in report.laws if each.named}:
+        assert set(eval(call, imported | {"torch": torch})) == {*reading_cases.case(0)}
+
+
+def test_where_no_case_is_named_nothing_is_said_of_inputs():
+    for answer in (right, None, 7, lambda *args: None, raising(ValueError("x")), in_place):
+        assert "The inputs" not in quietly(check.read_memory, answer).text
+    for checker in CHECKERS[:2]:
+        assert "The inputs" not in quietly(checker, raising(ValueError("x"))).text
+
+
+def test_whoever_has_not_begun_is_told_how_to():
+    for grade, words in ((1, "dot product of the query with each key"), (2, "√4 = 2"), (3, "weights = (exp")):
+        assert words in " ".join(quietly(check.padded_weights, None, grade).text.split())
 
 
 def test_a_report_is_the_same_every_time():

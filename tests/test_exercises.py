@@ -92,7 +92,7 @@ def test_there_are_exercises():
 
 
 STUB = "weights = None\n\ncheck.padded_weights(weights)"
-RIGHT = "weights = [0.02, 0.98, 0]\n\ncheck.padded_weights(weights)"
+RIGHT = "weights = [0.27, 0.73, 0]\n\ncheck.padded_weights(weights)"
 WRONG = "weights = [0, 1, 0]\n\ncheck.padded_weights(weights)"
 
 
@@ -129,5 +129,5 @@ def test_a_faulty_exercise_is_seen(fault):
 
 
 def test_a_right_exercise_has_no_problem():
-    for parts in ({}, {"tags": ["hide-input"]}, {"exercise": WRONG}, {"solution": "weights = [0.018, 0.982, 0]"}):
+    for parts in ({}, {"tags": ["hide-input"]}, {"exercise": WRONG}, {"solution": "weights = [0.269, 0.731, 0]"}):
         assert list(problems(made_of(**parts))) == []

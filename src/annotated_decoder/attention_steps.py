@@ -70,7 +70,8 @@ def record_word(trained: TrainedModel, word: str) -> AttentionRecord:
 
 # %% ../../notebooks/A17_interactive_attention.ipynb #script
 SCRIPT = """
-let word = data.words[0], at = 0, each = false;
+let word = data.words[0], at = 0, each = false, guess = false;
+const uncovered = new Set(), covered = () => guess && !uncovered.has(at);    // the steps of this word
 const most = (row) => row.indexOf(Math.max(...row));
 const mean = (rows) => rows[0].map((_, i) => rows.reduce((sum, row) => sum + row[i], 0) / rows.length);
 const average = (heads) => mean(heads.map((rows) => rows[at]));
@@ -81,16 +82,19 @@ const cell = (weight, i, row) => el("td",
   { class: i === most(row) ? "most" : null, title: `${word.source[i]}: ${weight.toFixed(2)}` },
   el("span", { class: i === most(row) ? "number" : "unseen" }, weight.toFixed(2)),
   el("span", { class: "weight", "aria-hidden": "true", style: `--w:${weight}` }));
+const cells = (row) => row.map(covered() ? () => el("td") : cell);
 const layerRows = (heads, layer) => each
   ? heads.map((rows, head) => el("tr", null,
       ...(head ? [] : [el("th", { scope: "rowgroup", rowspan: heads.length }, `layer ${layer}`)]),
-      el("th", { scope: "row" }, `head ${head}`), ...rows[at].map(cell)))
-  : [el("tr", null, el("th", { scope: "row" }, `layer ${layer}`), ...average(heads).map(cell))];
+      el("th", { scope: "row" }, `head ${head}`), ...cells(rows[at])))
+  : [el("tr", null, el("th", { scope: "row" }, `layer ${layer}`), ...cells(average(heads)))];
 
 const inWords = () => {
   const before = [data.start, ...word.target.slice(0, at)].join(" ");
-  const start = `Step ${at + 1} of ${word.target.length}: after ${before} the model chooses ${word.target[at]}, `
-    + `probability ${word.probabilities[at].toFixed(2)}. `;
+  const step = `Step ${at + 1} of ${word.target.length}: after ${before}`;
+  const ask = `which token comes next, and which source token does each ${each ? "head" : "layer"} look at most?`;
+  if (covered()) return `${step}, ${ask}`;
+  const start = `${step} the model chooses ${word.target[at]}, probability ${word.probabilities[at].toFixed(2)}. `;
   const look = (row) => `${word.source[most(row)]}, weight ${row[most(row)].toFixed(2)}`;
   if (!each) {
     const looks = word.weights.map((heads, layer) => `layer ${layer} looks most at ${look(average(heads))}`);
@@ -105,22 +109,33 @@ const draw = () => {
   const token = (text, kind) => el("span", { class: `token ${kind}` }, text);
   const before = [data.start, ...word.target.slice(0, at)].map((text) => token(text, "old"));
   const arrow = el("span", { "aria-hidden": "true" }, "\u2192");
-  said.replaceChildren(el("span", { class: "before" }, ...before), arrow, token(word.target[at], "lit"));
+  said.replaceChildren(el("span", { class: "before" }, ...before), arrow,
+    covered() ? token("?", "next") : token(word.target[at], "next lit"));
   const columns = word.source.map((text) => el("th", { scope: "col" }, text));
   const head = el("tr", null, el("td", { colspan: each ? 2 : 1 }), ...columns);
-  const name = `Weights at step ${at + 1} of ${word.name}`;
+  const name = `${covered() ? "Hidden weights" : "Weights"} at step ${at + 1} of ${word.name}`;
   box.setAttribute("aria-label", name);
   table.className = each ? "heads" : "layers";
   table.replaceChildren(el("caption", { class: "unseen" }, name), el("thead", null, head),
     ...word.weights.map((heads, layer) => el("tbody", null, ...layerRows(heads, layer))));
+  show.setAttribute("aria-disabled", !covered());
   line.textContent = inWords();
 };
 
 const walk = stepper("step", (n) => { at = n; draw(); });
-const change = (i) => { word = data.words[i]; walk.reset(word.target.length); };
+const change = (i) => { word = data.words[i]; uncovered.clear(); walk.reset(word.target.length); };
 const words = choice("word", data.words.map(({ name }) => name), change);
-const rows = choice("show", ["each layer, mean of its heads", "every head"], (i) => { each = i === 1; draw(); });
-stage.append(el("div", { class: "controls" }, words, rows), walk, said, box, line);
+const rows = choice("rows", ["each layer, mean of its heads", "every head"], (i) => { each = i === 1; draw(); });
+const show = el("button", { type: "button", onclick: () => { uncovered.add(at); draw(); } }, "show");
+const first = toggle("guess first", (ticked) => {
+  guess = ticked;
+  uncovered.clear();
+  if (guess) walk.append(show); else show.remove();                // among the steps: their keys work on it too
+  draw();
+});
+const legend = el("p", { class: "legend" }, "The arrow points to the chosen token. "
+  + "A bar's height is its weight; a row's highest is solid and numbered.");
+stage.append(el("div", { class: "controls" }, words, rows, first), walk, said, box, legend, line);
 walk.reset(word.target.length);
 """
 
@@ -130,7 +145,9 @@ STYLE = """
   & .said { display: flex; flex-wrap: wrap; gap: 0.4em; align-items: center; min-height: 3.2em; margin: 0.8em 0 0.4em; }
   & .before { display: inline-flex; flex-wrap: wrap; gap: 0.3em; }
   & .token { padding: 0.1em 0.5em; border-radius: 0.4em; background: var(--faint); }
-  & .token.lit { padding: 0.05em 0.5em; font-size: 1.7em; background: var(--lit); }
+  & .token.next { padding: 0.05em 0.5em; font-size: 1.7em; }
+  & .token.lit { background: var(--lit); }
+  & .legend { margin-top: 0.8em; font-size: 0.85em; }
   & .stage thead th { padding: 0.2em 0.1em; font-size: 1.15em; font-weight: 600; }
   & .stage tbody :is(th, td) { vertical-align: bottom; }
   & .stage tbody td {
@@ -141,10 +158,10 @@ STYLE = """
   & .stage .heads tbody + tbody tr:first-child td { height: calc(var(--tall) + 2.2em); }
   & .stage th[scope="rowgroup"] { padding-inline: 0 0.7em; vertical-align: middle; font-weight: 600; }
   & .weight {
-    display: block; height: calc(var(--w) * var(--tall)); background: currentColor; opacity: 0.55;
+    display: block; height: calc(var(--w) * var(--tall)); background: currentColor; opacity: 0.5;
     forced-color-adjust: none;
   }
-  & .most .weight { opacity: 1; background: var(--lit); border: 1.5px solid currentColor; }
+  & .most .weight { opacity: 1; }
   & .most .number { display: block; margin: 0 -0.6em; font-size: 0.8em; font-weight: 600; }
   @media (max-width: 480px) {
     & .stage tbody td { min-width: 1.55em; padding: 0 1px; }

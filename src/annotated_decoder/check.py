@@ -19,7 +19,7 @@ from .pencil import CROSS, MEMORIES
 from .reading_cases import times, weights_by_loops
 
 # %% ../../notebooks/A16_check.ipynb #padded-weights
-QUERY = [2.0, 1.0, 0.0, 1.0]                                           # the pencil-sized decoder's first
+QUERY = [1.0, 1.0, 1.0, 1.0]                                           # the exercise's own; chapters show the decoder's
 KEYS = [times([*map(float, column)], [*zip(*CROSS["k_proj"])]) for column in MEMORIES[0]]
 SCORES = [sum(a * b for a, b in zip(QUERY, key)) / 2 for key in KEYS]    # over √4
 ALL, RIGHT = weights_by_loops(QUERY, KEYS), [*weights_by_loops(QUERY, KEYS[:2]), 0.0]
@@ -62,9 +62,11 @@ def weights_law(name: str, holds: Callable[[list[float]], bool], *hints: str) ->
 
     return law(name, *hints)(trial)
 
-
+# %% ../../notebooks/A16_check.ipynb #padded-laws
 PADDED_WEIGHTS = (
-    law("three numbers", "One weight for each column.", "Write them in brackets.", "weights = (…, …, …)")(three),
+    law("three numbers", "Work out the dot product of the query with each key first: each becomes one weight.",
+        "Divide each by √4 = 2. Of those that are not hidden take exp, and divide by the sum of the exps.",
+        "weights = (exp(…) / sum, exp(…) / sum, 0), worked out, as three numbers in brackets")(three),
     weights_law("they are weights, each from 0 to 1", lambda w: all(0 <= a <= 1 for a in w),
                 "Scores may be below 0 or above 1. What turns them into weights?", "Look at the softmax.",
                 "exp of each score, divided by the sum of all three exps; exp of a hidden score is 0."),
@@ -77,12 +79,12 @@ PADDED_WEIGHTS = (
     weights_law("they are the softmax of the scores over √4",
                 lambda w: all(abs(a - r) < 0.0051 for a, r in zip(w, RIGHT)),
                 "How large are the scores before the softmax?", "Each key is four numbers wide: divide by √4 = 2.",
-                "The scores are −6/2 and 2/2, so weight 0 is exp(−3) / (exp(−3) + exp(1))."),
+                "The scores are −2/2 and 0/2, so weight 0 is exp(−1) / (exp(−1) + exp(0))."),
 )  # fmt: skip
 
 
 def padded_weights(answer: Any, hint: Any = 1) -> Report:
-    """Check three weights, to two decimals: the pencil-sized decoder's first query, column 2 being padding.
+    """Check three weights, to two decimals: of a query (1, 1, 1, 1), column 2 of the pencil-sized memory being padding.
 
     Prints a report and returns it. Chapter *Cross-attention*.
     """
@@ -175,4 +177,5 @@ def read_memory(yours: Any, hint: Any = 1) -> Report:
     memory_mask (b s), True = may look; the projections are x @ w_q, and so on.
     Prints a report and returns it. Chapter *Cross-attention*.
     """
-    return check_function(yours, READ_MEMORY, "check.read_memory", hint)
+    inputs = "from annotated_decoder.reading_cases import case, padded"
+    return check_function(yours, READ_MEMORY, "check.read_memory", hint, inputs)

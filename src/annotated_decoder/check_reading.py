@@ -8,8 +8,6 @@ __all__ = ['READ_MEMORY', 'form', 'meaning', 'one_column', 'last_column', 'anoth
            'low_scores', 'formula', 'learning', 'gradients', 'single']
 
 # %% ../../notebooks/A16_check_reading.ipynb #imports
-import math
-
 import torch
 
 from .checking import Broken, law, must_equal, number
@@ -31,7 +29,7 @@ def form(yours):
 def meaning(yours):
     c = case(1, b=1, t=1, s=2) | {"memory_mask": torch.tensor([[True, False]])}
     other = c | {"memory": c["memory"] + torch.tensor([[[1.0], [0.0]]])}
-    differ(yours, c, other, "case(1, b=1, t=1, s=2), mask [True, False]: column 0 grows by 1")
+    differ(yours, c, other, "case(1, b=1, t=1, s=2), mask [True, False], column 0 grows by 1")
 
 
 @law("of a single column, the value is read, whatever the score",
@@ -39,8 +37,8 @@ def meaning(yours):
      "Do the scores go through a softmax, and are its weights applied to the values, memory @ w_v?",
      "weights = scores.softmax(-1), then weights @ (memory @ w_v)")  # fmt: skip
 def one_column(yours):
-    c = case(2, b=1, t=1, s=1)
-    must_equal(read(yours, c, "one column"), c["memory"] @ c["w_v"], "case(2, b=1, t=1, s=1)", 1e-4)
+    c, what = case(2, b=1, t=1, s=1), "case(2, b=1, t=1, s=1)"
+    must_equal(read(yours, c, what), c["memory"] @ c["w_v"], what, 1e-4)
 
 
 @law("the first query sees the last column too",
@@ -50,7 +48,7 @@ def one_column(yours):
 def last_column(yours):
     c = case(3)
     other = c | {"memory": c["memory"] + torch.tensor([0.0, 0, 0, 1])[:, None]}
-    differ(yours, c, other, "case(3), query 0: column 3 of 4 grows by 1", slice(1), nan=True)
+    differ(yours, c, other, "case(3), query 0, column 3 of 4 grows by 1", slice(1), nan=True)
 
 
 @law("another query reads something else",
@@ -58,7 +56,7 @@ def last_column(yours):
      "weights = (q @ k.transpose(-2, -1) / head_dim ** 0.5).softmax(-1), where q = x @ w_q")  # fmt: skip
 def another_query(yours):
     c = case(17)
-    differ(yours, c, c | {"x": -c["x"]}, "case(17): x becomes −x")
+    differ(yours, c, c | {"x": -c["x"]}, "case(17), x becomes −x")
 
 
 @law("queries are made by w_q, keys by w_k",
@@ -80,9 +78,9 @@ def projections(yours):
      "scores are (b t s): the columns are the last axis, so scores.softmax(-1)")  # fmt: skip
 def queries_alone(yours):
     c = case(4)
-    together = read(yours, c, "three queries")
+    together = read(yours, c, "case(4)")
     for i in range(3):
-        alone = read(yours, c | {"x": c["x"][:, i : i + 1]}, "one query")
+        alone = read(yours, c | {"x": c["x"][:, i : i + 1]}, f"case(4), query {i} alone")
         must_equal(together[:, i : i + 1], alone.double(), f"case(4): query {i} among 3, against the same alone", 1e-4)
 
 
@@ -92,10 +90,10 @@ def queries_alone(yours):
      "k.transpose(-2, -1) swaps the last two axes; k.T turns the batch too.")  # fmt: skip
 def batch_alone(yours):
     c = padded(5, 0.0)
-    together = read(yours, c, "two examples")
+    together = read(yours, c, "padded(5, 0)")
     for i in range(2):
         one = {name: value if name.startswith("w") else value[i : i + 1] for name, value in c.items()}
-        alone = read(yours, one, "one example")
+        alone = read(yours, one, f"padded(5, 0), example {i} alone")
         must_equal(together[i : i + 1], alone.double(), f"padded(5, 0): example {i} against itself alone", 1e-4)
 
 
@@ -106,16 +104,16 @@ def batch_alone(yours):
 def scale(yours):
     c = case(6, v=6)
     twice = {name: torch.cat([c[name], c[name]], -1) for name in ("w_q", "w_k")}
-    root = read(yours, c | {"w_q": c["w_q"] * 2**0.5}, "head_dim 2")
+    root = read(yours, c | {"w_q": c["w_q"] * 2**0.5}, "case(6, v=6), √2 · w_q")
     what = "case(6, v=6), each column of w_q and w_k twice, against √2 · w_q"
     try:
-        must_equal(read(yours, c | twice, "head_dim 4"), root.double(), what, 1e-4)
+        must_equal(read(yours, c | twice, what), root.double(), what, 1e-4)
     except Broken as difference:
-        found, told = read(yours, c, "head_dim 2").double(), str(difference)
+        found, told = read(yours, c, "case(6, v=6)").double(), str(difference)
         for slip, s in (("not divided", 1.0), ("divided by √d_model", 5**-0.5), ("divided by head_dim", 0.5)):
             if torch.allclose(found, read_by_loops(**c, scale=s), rtol=0, atol=1e-4):
                 told += f"; it is what comes when they are {slip}"
-        raise Broken(told) from None
+        raise Broken(told.removeprefix(f"{what}: "), what) from None
 
 # %% ../../notebooks/A16_check_reading.ipynb #laws-padding
 @law("more padding changes nothing",
@@ -133,8 +131,9 @@ def more_padding(yours):
      "A weight of 0 does not undo a NaN: is the padding still in the memory when it is projected?",
      "memory = torch.where(memory_mask[..., None], memory, 0) as the first line")  # fmt: skip
 def filling(yours):
-    for value in (1e6, 1e308, math.inf, -math.inf, math.nan):
-        agree(yours, padded(8, 0.0), padded(8, value), f"padded(8, {value:g}) against padded(8, 0)")
+    for value in ("1e6", "1e308", "torch.inf", "-torch.inf", "torch.nan"):
+        other = padded(8, float(value.replace("torch.", "")))
+        agree(yours, padded(8, 0.0), other, f"padded(8, {value}) against padded(8, 0)")
 
 
 @law("columns that are shuffled with their mask change nothing",
@@ -156,9 +155,9 @@ def as_it_is(yours):
         grown = c | {name: c[name] * large} | {w: c[w] / large for w in matrices}
         what = f"case(19), {name} times 16384, {' and '.join(matrices)} divided by it"
         agree(yours, c, grown, what)
-    c["memory"][0, 0] = math.nan
-    if read(yours, c, "NaN").isfinite().all():
-        raise Broken("case(19), NaN in column 0 of example 0, which is not padding: expected NaN, came numbers alone")
+    c["memory"][0, 0] = torch.nan
+    if read(yours, c, what := "case(19), NaN in column 0 of example 0, which is no padding").isfinite().all():
+        raise Broken("expected NaN, came numbers alone", what)
 
 # %% ../../notebooks/A16_check_reading.ipynb #laws-numbers
 @law("where all is padding, 0 is read",
@@ -168,7 +167,7 @@ def as_it_is(yours):
 def all_padding(yours):
     c = case(10)
     c["memory_mask"][0] = False
-    must_equal(read(yours, c, "all padding")[0], torch.zeros(3, 3), "case(10), example 0 all padding", 1e-4)
+    must_equal(read(yours, c, "case(10)")[0], torch.zeros(3, 3), "case(10), example 0 all padding", 1e-4)
 
 
 @law("large scores stay finite, and none is cut off",
@@ -177,8 +176,8 @@ def all_padding(yours):
 def large_scores(yours):
     c = case(11)
     for factor in (2000, -2000):
-        large = c | {"x": factor * c["x"]}
-        must_equal(read(yours, large, "large x"), read_by_loops(**large), f"case(11), x times {factor}", 1e-4)
+        large, what = c | {"x": factor * c["x"]}, f"case(11), x times {factor}"
+        must_equal(read(yours, large, what), read_by_loops(**large), what, 1e-4)
 
 
 @law("padding has no weight, however low the real scores are",
@@ -199,7 +198,7 @@ def low_scores(yours):
 def formula(yours):
     for seed in (13, 14, 15):
         c = padded(seed, 0.0)
-        must_equal(read(yours, c, "padding"), read_by_loops(**c), f"padded({seed}, 0)")
+        must_equal(read(yours, c, f"padded({seed}, 0)"), read_by_loops(**c), f"padded({seed}, 0)")
 
 
 @law("a network can learn through it",
@@ -210,12 +209,12 @@ def learning(yours):
     c, what = padded(21, 0.0), "padded(21, 0)"
     found = gradients_of(yours, c, what)
     if cut := [name for name, gradient in found.items() if not gradient.any()]:
-        raise Broken(f"{what}: no gradient reaches {', '.join(cut)}")
+        raise Broken(f"no gradient reaches {', '.join(cut)}", what)
     for name, gradient in found.items():
-        along = case(22)[name]
-        came, expected = (gradient * along).sum().item(), slope(yours, c, name, along)
+        along, what = case(22)[name], f"padded(21, 0), gradient of {name} along case(22)"
+        came, expected = (gradient * along).sum().item(), slope(yours, c, name, along, what)
         if not abs(came - expected) <= 1e-3 * (1 + abs(expected)):
-            raise Broken(f"{what}, gradient of {name} along case(22): expected {number(expected)}, came {number(came)}")
+            raise Broken(f"expected {number(expected)}, came {number(came)}", what)
 
 
 @law("no gradient is NaN, and padding gets none",
@@ -223,14 +222,14 @@ def learning(yours):
      "Is the padding zeroed before the projections, or only after them?",
      "memory = torch.where(memory_mask[..., None], memory, 0) as the first line")  # fmt: skip
 def gradients(yours):
-    for value in (math.nan, 7.0):
-        c, what = padded(12, value), f"padded(12, {value:g}), example 1 all padding"
+    for value in ("torch.nan", "7"):
+        c, what = padded(12, float(value.replace("torch.", ""))), f"padded(12, {value}), example 1 all padding"
         c["memory_mask"][1] = False
         found = gradients_of(yours, c, what)
         if bad := [name for name, gradient in found.items() if not gradient.isfinite().all()]:
-            raise Broken(f"{what}: the gradient of {', '.join(bad)} is not finite")
+            raise Broken(f"the gradient of {', '.join(bad)} is not finite", what)
         if found["memory"][~c["memory_mask"]].abs().max() > 1e-9:
-            raise Broken(f"{what}: the padding gets a gradient")
+            raise Broken("the padding gets a gradient", what)
 
 
 @law("float32 goes in and float32 comes out",
@@ -239,9 +238,9 @@ def gradients(yours):
 def single(yours):
     c = padded(16, 0.0)
     short = {name: value if name == "memory_mask" else value.float() for name, value in c.items()}
-    if (found := read(yours, short, "float32")).dtype != torch.float32:
-        raise Broken(f"padded(16, 0) in torch.float32: expected torch.float32, came {found.dtype}")
-    must_equal(found, read(yours, c, "float64").double(), "padded(16, 0) in float32, against float64", 1e-4)
+    if (found := read(yours, short, "padded(16, 0) in float32")).dtype != torch.float32:
+        raise Broken(f"expected torch.float32, came {found.dtype}", "padded(16, 0) in torch.float32")
+    must_equal(found, read(yours, c, "padded(16, 0)").double(), "padded(16, 0) in float32, against float64", 1e-4)
 
 
 READ_MEMORY = (

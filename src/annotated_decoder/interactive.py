@@ -65,6 +65,12 @@ const choice = (label, options, change) => {
   return el("label", { class: "control" }, label, select);
 };
 
+// A box to tick, not ticked at first; change(ticked).
+const toggle = (label, change) => {
+  const box = el("input", { type: "checkbox", autocomplete: "off", onchange: () => change(box.checked) });
+  return el("label", { class: "control" }, box, label);
+};
+
 // A slider; words(value) stands beside it and is read aloud; change(value). Call its move() once to begin.
 const slider = (label, { min, max, step = 1, value = min }, words, change) => {
   const shown = el("span", { "aria-hidden": "true", class: "value" });
@@ -129,6 +135,7 @@ STYLE = """
     border: 2px solid var(--ink); border-radius: 50%; background: var(--lit);
   }
   & input::-moz-range-thumb { width: 20px; height: 20px; border: 2px solid var(--ink); background: var(--lit); }
+  & input[type="checkbox"] { flex: none; width: 24px; height: 24px; margin: 0; accent-color: var(--lit); }
   & :is(button, select, input, .scroll):focus-visible { outline: 3px solid currentColor; outline-offset: 2px; }
   & .value { flex: none; min-width: 4em; font-variant-numeric: tabular-nums; }
   & .status { min-height: 2.8em; margin-top: 0.8em; }

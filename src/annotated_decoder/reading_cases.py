@@ -50,7 +50,7 @@ def case(seed: int, b: int = 2, t: int = 3, s: int = 4, d: int = 5, h: int = 2, 
     return {"x": made.pop("x"), "memory": made.pop("memory"), "memory_mask": torch.ones(b, s, dtype=torch.bool)} | made
 
 
-def padded(seed: int, filling: float = 7.0) -> dict[str, Tensor]:
+def padded(seed: int, filling: int | float = 7) -> dict[str, Tensor]:
     "A case with three columns of padding: one in the first example, two in the second."
     c = case(seed)
     c["memory_mask"][0, 3:], c["memory_mask"][1, 2:] = False, False
@@ -84,7 +84,7 @@ def differ(
     "Raise Broken where these queries read the same in both; NaN counts as the same if `nan` says so."
     before, after = (read(yours, each, what)[:, queries].double() for each in (c, other))
     if torch.allclose(before, after, rtol=0, atol=1e-6, equal_nan=nan):
-        raise Broken(f"{what}, and what is read stays the same")
+        raise Broken("what is read stays the same", what)
 
 
 def summed(found: Tensor) -> Tensor:
@@ -97,12 +97,12 @@ def gradients_of(yours: Any, c: dict[str, Tensor], what: str) -> dict[str, Tenso
     leaves = {name: value.clone().requires_grad_() for name, value in c.items() if name != "memory_mask"}
     found = read(yours, c | leaves, what)
     if not found.requires_grad:
-        raise Broken(f"{what}: the result carries no gradient: it was detached, or computed outside torch")
+        raise Broken("the result carries no gradient: it was detached, or computed outside torch", what)
     summed(found).backward()
     return {name: torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for name, leaf in leaves.items()}
 
 
-def slope(yours: Any, c: dict[str, Tensor], name: str, along: Tensor, step: float = 1e-5) -> float:
+def slope(yours: Any, c: dict[str, Tensor], name: str, along: Tensor, what: str, step: float = 1e-5) -> float:
     "How fast `summed` grows while one input moves along a direction; nothing is differentiated."
-    ahead, back = (summed(read(yours, c | {name: c[name] + s * along}, name)).item() for s in (step, -step))
+    ahead, back = (summed(read(yours, c | {name: c[name] + s * along}, what)).item() for s in (step, -step))
     return (ahead - back) / (2 * step)

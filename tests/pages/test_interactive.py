@@ -64,8 +64,12 @@ def shown(new_tab, site):
 
 
 def each_choice(root):
-    "The piece as it begins, and with the last option of each of its lists chosen, one after the other."
+    "The piece as it begins, then with each of its boxes ticked, then with the last option of each list chosen too."
     yield
+    for box in root.get_by_role("checkbox").all():
+        box.check()
+        yield
+        box.uncheck()
     for select in root.get_by_role("combobox").all():
         select.select_option(index=select.locator("option").count() - 1)
         yield
@@ -201,7 +205,7 @@ def test_attention_steps_say_and_light_the_largest_weight(shown, where, page, i)
         root.get_by_label("word").select_option(index=at)
         layers, source, target = word["weights"], word["source"], word["target"]
         for step in range(len(target)):
-            root.get_by_label("show").select_option(index=0)
+            root.get_by_label("rows").select_option(index=0)
             said, chosen = root.get_by_role("status").inner_text(), target[step]
             before = " ".join([data["start"], *target[:step]])
             assert said.startswith(f"Step {step + 1} of {len(target)}: after {before} the model chooses {chosen},")
@@ -211,7 +215,7 @@ def test_attention_steps_say_and_light_the_largest_weight(shown, where, page, i)
             assert [(int(n), token) for n, token, _ in told] == [(n, source[largest(m)]) for n, m in enumerate(means)]
             assert all(abs(float(w) - max(m)) < 0.0051 for (_, _, w), m in zip(told, means, strict=True))
             assert lit(root) == [largest(row) for row in means]
-            root.get_by_label("show").select_option(index=1)
+            root.get_by_label("rows").select_option(index=1)
             rows = [head[step] for heads in layers for head in heads]
             assert lit(root) == [largest(row) for row in rows]
             numbers = root.locator("tbody td").evaluate_all("all => all.map(cell => +cell.textContent)")
@@ -234,6 +238,80 @@ def lit(root):
         _, most, highest = row[k]
         assert all(abs(weight / most - high / highest) < 0.1 for _, weight, high in row)
     return places
+
+
+@pytest.fixture
+def guessed(new_tab):
+    "A piece alone, of one word with two steps, its box ticked; and a function that says what of the step can be found."
+    weights = torch.tensor([[0.625, 0.375], [0.25, 0.75]]).expand(2, 1, 2, 2)
+    record = AttentionRecord("word", ["a", "b"], ["X1", "Y2"], weights, [0.8125, 0.9375])
+    tab = new_tab()
+    complaints, _ = listen(tab)
+    tab.set_content(alone(attention_steps([record], "A word").html))
+    root = tab.locator(".annotated-piece")
+    told = [("X1", "0.81", "0.63", "0.38"), ("Y2", "0.94", "0.25", "0.75")]
+
+    def found(step):
+        stage = root.locator(".stage").evaluate("stage => stage.outerHTML")    # every attribute and every unseen text
+        return [text for text in told[step] if text in stage]
+
+    yield tab, root, found, told
+    assert complaints == []
+
+
+def test_a_guess_comes_first_by_mouse(guessed):
+    tab, root, found, told = guessed
+    said, show = root.get_by_role("status"), root.get_by_role("button", name="show")
+    assert found(0) == list(told[0]) and show.count() == 0 and "?" not in root.locator(".said").inner_text()
+    root.get_by_label("guess first").click()
+    for step, before in enumerate(("<s>", "<s> X1")):
+        assert found(step) == [] and root.locator(".said .token").last.inner_text() == "?"
+        asked = f"Step {step + 1} of 2: after {before}, which token comes next, and which source token does each layer"
+        assert said.inner_text() == f"{asked} look at most?"
+        assert root.get_by_role("columnheader").all_inner_texts() == ["a", "b"]    # what is looked at stays
+        assert root.locator("tbody td").all_inner_texts() == [""] * 4 and root.locator("[title]").count() == 0
+        show.click()
+        assert found(step) == list(told[step]) and said.inner_text().startswith(
+            f"Step {step + 1} of 2: after {before} the model chooses {told[step][0]}, probability {told[step][1]}. On"
+        )
+        assert "?" not in root.locator(".stage").inner_text() and show.get_attribute("aria-disabled") == "true"
+        root.get_by_role("button", name="next").click(force=True)    # the last step stays as it is
+    assert found(1) == list(told[1])
+    root.get_by_label("guess first").click()
+    assert found(1) == list(told[1]) and show.count() == 0
+    root.get_by_label("guess first").click()    # and all are covered anew
+    assert found(1) == []
+    root.get_by_label("rows").select_option(index=1)
+    assert found(1) == [] and "each head look at most?" in said.inner_text()
+
+
+@pytest.mark.parametrize("key", ["Enter", "Space"])
+def test_a_guess_comes_first_by_keyboard_and_the_focus_stays_where_it_is_needed(guessed, key):
+    tab, root, found, told = guessed
+    root.get_by_label("guess first").focus()
+    tab.keyboard.press("Space")
+    assert found(0) == [] and root.get_by_label("guess first").is_checked()
+    for _ in ("first", "back", "next", "last", "slider", "show"):
+        tab.keyboard.press("Tab")
+    for step in (0, 1):
+        assert tab.evaluate("document.activeElement.textContent") == "show" and found(step) == []
+        tab.keyboard.press(key)
+        assert found(step) == list(told[step])
+        assert tab.evaluate("document.activeElement.textContent") == "show"    # not lost
+        tab.keyboard.press("ArrowRight")    # the next step, from here
+
+
+@pytest.mark.parametrize("page, i", STEPS)
+def test_another_word_is_covered_from_its_first_step(shown, page, i):
+    _, root, _ = shown("alone", page, i)
+    root.get_by_label("guess first").check()
+    root.get_by_role("button", name="show").click()
+    said = root.get_by_role("status")
+    assert "the model chooses" in said.inner_text()
+    root.get_by_label("word").select_option(index=1)
+    assert said.inner_text().endswith("?") and "chooses" not in said.inner_text()
+    legend = root.locator(".legend").inner_text()
+    assert "highest is solid and numbered" in legend
 
 
 @pytest.mark.parametrize("page, i", STEPS[:1])
