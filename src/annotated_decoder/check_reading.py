@@ -200,7 +200,7 @@ def formula(yours):
         c = padded(seed, 0.0)
         must_equal(read(yours, c, f"padded({seed}, 0)"), read_by_loops(**c), f"padded({seed}, 0)")
 
-
+# %% ../../notebooks/A16_check_reading.ipynb #laws-learning
 @law("a network can learn through it",
      "What is read depends on x, on the memory and on three matrices. Does each of them feel it?",
      "Look for .detach(), .data, .item(), torch.no_grad() and torch.tensor(…): each cuts the way back.",
