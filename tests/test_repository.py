@@ -123,6 +123,17 @@ def test_a_notebook_not_run_from_the_top_is_seen(tmp_path):
     assert done.returncode == 1 and "count 99" in done.stdout
 
 
+def test_solutions_are_folded_outside_the_book_too(tmp_path):
+    cells = [c for p in NOTEBOOKS for c in nbformat.read(p, as_version=4).cells if c.id.startswith("solution-")]
+    assert cells and all(c.metadata.cellView == "form" and c.metadata.jupyter.source_hidden for c in cells)
+    notebook = nbformat.read(ROOT / "notebooks" / "03_cross_attention.ipynb", as_version=4)
+    del next(c for c in notebook.cells if c.id.startswith("solution-")).metadata["cellView"]
+    nbformat.write(notebook, tmp_path / "x.ipynb")
+    command = [sys.executable, "tools/tidy.py", "--check", tmp_path / "x.ipynb"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1 and "is not tidy" in done.stdout
+
+
 def test_a_notebook_whose_outputs_are_stale_is_seen(tmp_path):
     notebook = nbformat.read(NOTEBOOKS[1], as_version=4)
     cell = next(c for c in notebook.cells if c.cell_type == "code" and "print" in c.source)

@@ -1,7 +1,7 @@
 """Keep notebooks small in a diff and honest: `tidy.py NOTEBOOK…` rewrites, `tidy.py --check NOTEBOOK…` only reports.
 
 Kept are sources, outputs, cell ids, tags, MyST metadata, execution counts, and the run's fingerprint and rounded time;
-other timings and editor state go.
+other timings and editor state go. The solution of an exercise is folded, in Colab and in JupyterLab too.
 Reported are notebooks that were not run from top to bottom, or were run on other cells, another package or other
 weights than those of today; cells that ended in an error, pictures without alternative text and the reverse, cells
 that are too long, and notebooks over 1.5 MB.
@@ -16,6 +16,7 @@ import nbformat
 
 PACKAGE = Path(__file__).resolve().parent.parent / "src" / "annotated_decoder"
 KEPT = {"tags", "mystnb"}
+FOLDED = {"cellView": "form", "jupyter": {"source_hidden": True}}    # how Colab and JupyterLab fold a cell's code
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -79,7 +80,8 @@ def tidied(text: str) -> tuple[str, list[str]]:
     notebook.metadata = nbformat.from_dict(METADATA | kept)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     for cell in notebook.cells:
-        cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in KEPT})
+        folded = FOLDED if cell.id.startswith("solution-") else {}
+        cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in KEPT} | folded)
         cell.pop("attachments", None)
         if cell.cell_type == "code":
             cell.outputs = merged(cell.outputs)
