@@ -31,12 +31,12 @@ def run(name: str, settings: dict) -> dict:
     import torch
 
     from annotated_decoder.decoder import StackConfig
-    from annotated_decoder.dictionary import read_cmudict, score, split_of
     from annotated_decoder.encoder_outputs import Vocabulary
     from annotated_decoder.generation import EncoderDecoder
-    from annotated_decoder.model_file import TrainedModel
-    from annotated_decoder.pronunciation import machine
+    from annotated_decoder.pronunciation.dictionary import read_cmudict, score, split_of
+    from annotated_decoder.pronunciation.model import machine
     from annotated_decoder.softmax import cross_entropy
+    from annotated_decoder.trained.model_file import TrainedModel
     from annotated_decoder.training import TrainingConfig, batches, train
 
     torch.set_num_threads(1)

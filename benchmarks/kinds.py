@@ -15,10 +15,10 @@ from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from annotated_decoder.dictionary import read_cmudict, report, split_of
-from annotated_decoder.model_file import TrainedModel
-from annotated_decoder.pronunciation import PRONOUNCER
-from annotated_decoder.safe_files import check_target
+from annotated_decoder.pronunciation.dictionary import read_cmudict, report, split_of
+from annotated_decoder.pronunciation.model import PRONOUNCER
+from annotated_decoder.trained.model_file import TrainedModel
+from annotated_decoder.trained.whole_files import check_target
 
 BANDS = {"Zipf 4 and above": (4, 9), "Zipf 3 to 4": (3, 4), "Zipf 2 to 3": (2, 3), "Zipf below 2": (1e-9, 2)}
 NOT_LISTED = "not in its list"

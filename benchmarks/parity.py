@@ -21,7 +21,7 @@ import reference  # noqa: E402
 
 from annotated_decoder.caching import Cache  # noqa: E402
 from annotated_decoder.generation import generate  # noqa: E402
-from annotated_decoder.pretrained import generation_settings, load_pretrained  # noqa: E402
+from annotated_decoder.pretrained.loading import generation_settings, load_pretrained  # noqa: E402
 
 # Of the largest logit. T5's norm runs in single precision in transformers, so double precision does not help it.
 BOUND = {torch.float64: 1e-12, torch.float32: 1e-5}

@@ -47,14 +47,14 @@ class Ours:
     @staticmethod
     def prepare(pairs: Pairs, folder: Path) -> dict:
         from annotated_decoder import __version__
-        from annotated_decoder.pronunciation import PRONOUNCER
+        from annotated_decoder.pronunciation.model import PRONOUNCER
 
         weights = Path(PRONOUNCER).read_bytes()
         version = f"annotated-decoder {__version__}, weights {hashlib.sha256(weights).hexdigest()[:12]}"
         return {"version": version, "bytes": len(weights)}
 
     def __init__(self, folder: Path):
-        from annotated_decoder.pronunciation import pronouncer
+        from annotated_decoder.pronunciation.model import pronouncer
 
         self.model = pronouncer()
 

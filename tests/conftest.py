@@ -33,13 +33,13 @@ def interruptible():
 # The package is imported inside: pytest reads this file before jaxtyping's import hook stands.
 @pytest.fixture(scope="session")
 def dictionary():
-    from annotated_decoder.dictionary import read_cmudict
+    from annotated_decoder.pronunciation.dictionary import read_cmudict
 
     return read_cmudict()
 
 
 @pytest.fixture(scope="session")
 def trained():
-    from annotated_decoder.pronunciation import pronouncer
+    from annotated_decoder.pronunciation.model import pronouncer
 
     return pronouncer()

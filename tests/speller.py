@@ -5,7 +5,7 @@ import torch
 from annotated_decoder.decoder import StackConfig
 from annotated_decoder.encoder_outputs import Vocabulary
 from annotated_decoder.generation import EncoderDecoder
-from annotated_decoder.model_file import TrainedModel
+from annotated_decoder.trained.model_file import TrainedModel
 
 WORDS = {"cab": "K AE1 B", "bed": "B EH1 D", "add": "AE1 D", "dab": "D AE1 B", "dead": "D EH1 D", "ebb": "EH1 B"}
 

@@ -26,13 +26,13 @@ from annotated_decoder.caching import Cache
 from annotated_decoder.cross_attention import memory_keys_values
 from annotated_decoder.encoder_outputs import Vocabulary
 from annotated_decoder.generation import generate
-from annotated_decoder.model_file import TrainedModel, read_model, write_model
-from annotated_decoder.phonemes import ipa
-from annotated_decoder.pronunciation import check_word, pronounce, steps
-from annotated_decoder.rules import pooled_beam_search
-from annotated_decoder.safe_files import check_target
+from annotated_decoder.pretrained.rules import pooled_beam_search
+from annotated_decoder.pronunciation.model import check_word, pronounce, steps
+from annotated_decoder.pronunciation.phonemes import ipa
 from annotated_decoder.softmax import cross_entropy, softmax
 from annotated_decoder.strategies import beam_search, sampler, top_k, top_p
+from annotated_decoder.trained.model_file import TrainedModel, read_model, write_model
+from annotated_decoder.trained.whole_files import check_target
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -14,9 +14,11 @@ import pytest
 import torch
 from torch import nn
 
-from annotated_decoder import check, check_reading, reading_cases
+from annotated_decoder import check
 from annotated_decoder.attention import attention
-from annotated_decoder.checking import (
+from annotated_decoder.check import reading as check_reading
+from annotated_decoder.check import reading_cases
+from annotated_decoder.check.laws import (
     Broken,
     Tried,
     check_function,
@@ -633,7 +635,7 @@ def test_one_hint_of_the_grade_that_was_asked_for():
         assert (f"check.read_memory(yours, hint={i + 2})" in text) == (i < 2)
 
 
-INPUTS = "The inputs: from annotated_decoder.reading_cases import case, padded"
+INPUTS = "The inputs: from annotated_decoder.check.reading_cases import case, padded"
 
 
 @pytest.mark.parametrize("name", WRONG)

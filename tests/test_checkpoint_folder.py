@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from test_bad_input import refusal
 
-from annotated_decoder import pretrained
-from annotated_decoder.model_folder import MOST_TEXT
-from annotated_decoder.pretrained import generation_settings, load_pretrained
+from annotated_decoder.pretrained import loading as pretrained
+from annotated_decoder.pretrained.folder import MOST_TEXT
+from annotated_decoder.pretrained.loading import generation_settings, load_pretrained
 
 MANY = os.environ.get("HYPOTHESIS_PROFILE") == "many"
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from speller import examples_of, small_pronouncer
 
-from annotated_decoder import checkpoints
-from annotated_decoder.checkpoints import Checkpoints, deferred_interrupt, train_resumably
+from annotated_decoder.trained import checkpoints
+from annotated_decoder.trained.checkpoints import Checkpoints, deferred_interrupt, train_resumably
 from annotated_decoder.training import TrainingConfig, TrainingRun
 
 EVERY = 3

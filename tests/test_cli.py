@@ -13,15 +13,15 @@ import pytest
 import torch
 from speller import small_pronouncer
 
-import annotated_decoder_command
+from annotated_decoder import __main__ as command
 from annotated_decoder import __version__, cli
-from annotated_decoder.dictionary import by_length, report, score, split_of
-from annotated_decoder.model_file import TrainedModel
-from annotated_decoder.phonemes import ipa
-from annotated_decoder.pronunciation import RECIPE, pronounce, pronouncer, steps
+from annotated_decoder.pronunciation.dictionary import by_length, report, score, split_of
+from annotated_decoder.pronunciation.model import RECIPE, pronounce, pronouncer, steps
+from annotated_decoder.pronunciation.phonemes import ipa
+from annotated_decoder.trained.model_file import TrainedModel
 from annotated_decoder.training import TrainingRun
 
-SRC = str(Path(annotated_decoder_command.__file__).parent)
+SRC = str(Path(command.__file__).parent.parent)
 
 
 @pytest.fixture
@@ -267,7 +267,7 @@ def test_a_model_that_cannot_be_written_is_refused_before_it_is_scored(run, monk
 
 PRESSED = """
 import signal, sys
-import annotated_decoder_command
+from annotated_decoder import __main__ as command
 
 _, imported, listens = sys.argv
 
@@ -280,7 +280,7 @@ class Press:
 signal.signal(signal.SIGINT, signal.default_int_handler if listens == "yes" else signal.SIG_IGN)
 sys.meta_path.insert(0, Press())
 sys.argv = ["annotated-decoder", "--version"]
-sys.exit(annotated_decoder_command.main())
+sys.exit(command.main())
 """
 
 
@@ -297,7 +297,7 @@ def test_ctrl_c_during_the_imports_ends_the_command_without_a_traceback(imported
 def test_after_the_imports_ctrl_c_is_the_commands_own(monkeypatch, interruptible):
     monkeypatch.setattr(sys, "argv", ["annotated-decoder", "pronounce", "cat"])
     monkeypatch.setattr(cli, "check_options", lambda args: signal.raise_signal(signal.SIGINT))
-    assert annotated_decoder_command.main() == 130
+    assert command.main() == 130
 
 
 def test_evaluate_stores_nothing_unless_asked(run, monkeypatch, dictionary):

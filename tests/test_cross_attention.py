@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from annotated_decoder.attention import MultiHeadAttention
 from annotated_decoder.caching import Cache
-from annotated_decoder.cross_attention import cross_mask, memory_keys_values
+from annotated_decoder.cross_attention import memory_keys_values, padding_mask
 
 sizes = st.integers(1, 5)
 
@@ -21,8 +21,8 @@ def filled(memory, real, value):
 @given(lengths)
 def test_the_mask_serves_all_heads_and_queries(sources):
     real = mask(*sources)
-    assert cross_mask(None) is None
-    assert torch.equal(cross_mask(real).expand(-1, 4, 5, -1)[:, 3, 4], real)
+    assert padding_mask(None) is None
+    assert torch.equal(padding_mask(real).expand(-1, 4, 5, -1)[:, 3, 4], real)
 
 
 @given(seeds, shapes, sizes, sizes, sizes, st.sampled_from([torch.nan, torch.inf, -1e30, 7.0]))

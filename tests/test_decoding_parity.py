@@ -13,7 +13,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from annotated_decoder.caching import Cache
 from annotated_decoder.generation import generate
-from annotated_decoder.rules import Constraints, pooled_beam_search
+from annotated_decoder.pretrained.rules import Constraints, pooled_beam_search
 
 VOCAB, LIMIT = 23, 14
 SPECIAL = {

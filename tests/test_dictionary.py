@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotated_decoder import dictionary as module
-from annotated_decoder.dictionary import (
+from annotated_decoder.pronunciation import dictionary as module
+from annotated_decoder.pronunciation.dictionary import (
     LENGTHS,
     MAX_LETTERS,
     by_length,

@@ -16,7 +16,7 @@ from matplotlib.textpath import TextPath
 
 matplotlib.use("agg")
 
-from annotated_decoder.diagrams import (  # noqa: E402
+from annotated_decoder.teaching.diagrams import (  # noqa: E402
     AROUND,
     ARROWS,
     BOXES,
@@ -25,7 +25,7 @@ from annotated_decoder.diagrams import (  # noqa: E402
     loop_unrolled,
     you_are_here,
 )
-from annotated_decoder.drawing import INK, LIT, Diagram, heat_map, ink_on  # noqa: E402
+from annotated_decoder.teaching.drawing import INK, LIT, Diagram, heat_map, ink_on  # noqa: E402
 
 CHAPTERS = sorted({chapter for *_, chapters in BOXES.values() for chapter in chapters.split()})
 WORD = "D IH0 K OW1 D ER0 </s>".split()

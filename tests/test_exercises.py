@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from annotated_decoder import checking
+from annotated_decoder.check import laws as checking
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
 

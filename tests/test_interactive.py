@@ -11,9 +11,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotated_decoder.attention_steps import AttentionRecord, attention_steps, record_word
-from annotated_decoder.interactive import Piece, as_json, still_table
-from annotated_decoder.pronunciation import steps
+from annotated_decoder.pronunciation.model import steps
+from annotated_decoder.teaching.attention_steps import AttentionRecord, attention_steps, record_word
+from annotated_decoder.teaching.interactive import Piece, as_json, still_table
 
 HOSTILE = "</script><script>alert(1)</script><!--<img src=x onerror=alert(2)>&amp;\u2028'\"</style>"
 SVG = "http://www.w3.org/2000/svg"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import settings
 from speller import WORDS, small_pronouncer
 
-from annotated_decoder.dictionary import report, split_of
-from annotated_decoder.model_file import TrainedModel
+from annotated_decoder.pronunciation.dictionary import report, split_of
+from annotated_decoder.trained.model_file import TrainedModel
 
 ROOT = Path(__file__).resolve().parent.parent
 ZIPF = {"cab": 4.0, "bed": 6.1, "add": 3.99, "dab": 2.0, "dead": 1.0, "ebb": 0.0}

@@ -14,12 +14,13 @@ from small import few
 from speller import small_pronouncer
 from torch.testing import assert_close
 
-from annotated_decoder import model_file, safe_files
 from annotated_decoder.encoder_outputs import END, START, pad
 from annotated_decoder.generation import generate
-from annotated_decoder.model_file import TrainedModel
+from annotated_decoder.trained import model_file
+from annotated_decoder.trained import whole_files as safe_files
+from annotated_decoder.trained.batches import in_order
+from annotated_decoder.trained.model_file import TrainedModel
 from annotated_decoder.training import Example
-from annotated_decoder.transcribing import in_order
 
 
 @pytest.mark.parametrize("tied", [True, False])

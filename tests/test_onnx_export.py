@@ -17,13 +17,13 @@ import torch
 from small import assert_near, config, ids, mask, seeded
 from torch import nn
 
-from annotated_decoder import onnx_export
 from annotated_decoder.caching import Cache
 from annotated_decoder.encoder_outputs import pad
 from annotated_decoder.generation import EncoderDecoder, generate
-from annotated_decoder.onnx_export import DecoderPart, EncoderPart, export_onnx
-from annotated_decoder.onnx_run import OnnxModel, generate_onnx, read_folder
-from annotated_decoder.pretrained import load_pretrained
+from annotated_decoder.pretrained.loading import load_pretrained
+from annotated_decoder.trained import onnx_export
+from annotated_decoder.trained.onnx_export import DecoderPart, EncoderPart, export_onnx
+from annotated_decoder.trained.onnx_run import OnnxModel, generate_onnx, read_folder
 
 BOUND = 1e-5    # of the largest number, in single precision
 KINDS = {  # one difference at least in each part that an export could get wrong

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotated_decoder.phonemes import ONSETS, PHONEMES, ipa, onset_of
+from annotated_decoder.pronunciation.phonemes import ONSETS, PHONEMES, ipa, onset_of
 
 VOWELS = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW".split()
 CONSONANTS = sorted(set(PHONEMES) - set(VOWELS))

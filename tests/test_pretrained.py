@@ -13,11 +13,13 @@ from torch.testing import assert_close
 from transformers import BartModel, T5ForConditionalGeneration
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
-from annotated_decoder import families, model_folder, pretrained
 from annotated_decoder.caching import Cache
 from annotated_decoder.embedding import sinusoids
-from annotated_decoder.families import FAMILIES
-from annotated_decoder.pretrained import AudioEmbedding, generation_settings, load_pretrained
+from annotated_decoder.pretrained import families
+from annotated_decoder.pretrained import folder as model_folder
+from annotated_decoder.pretrained import loading as pretrained
+from annotated_decoder.pretrained.families import FAMILIES
+from annotated_decoder.pretrained.loading import AudioEmbedding, generation_settings, load_pretrained
 
 MANY = os.environ.get("HYPOTHESIS_PROFILE") == "many"
 # Of the largest logit. T5's norm runs in single precision there, whatever the model's own, as a test below shows.

@@ -11,11 +11,11 @@ from small import few
 from speller import WORDS as SPELLED
 from torch.testing import assert_close
 
-from annotated_decoder import pronunciation
-from annotated_decoder.checkpoints import Checkpoints
-from annotated_decoder.dictionary import by_length, report, score, split_of
-from annotated_decoder.model_file import TrainedModel
-from annotated_decoder.pronunciation import PRONOUNCER, check_word, pronounce, steps, train_pronouncer
+from annotated_decoder.pronunciation import model as pronunciation
+from annotated_decoder.pronunciation.dictionary import by_length, report, score, split_of
+from annotated_decoder.pronunciation.model import PRONOUNCER, check_word, pronounce, steps, train_pronouncer
+from annotated_decoder.trained.checkpoints import Checkpoints
+from annotated_decoder.trained.model_file import TrainedModel
 from annotated_decoder.training import TrainingConfig, batches
 
 WORDS = ["cat", "read", "nebulizing", "annotated", "decoder", "rhythm", "xylophone", "queue", "a", "zzz", "strengths"]

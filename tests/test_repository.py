@@ -213,7 +213,7 @@ def test_the_page_of_laws_is_up_to_date():
 
 def test_the_first_trial_is_the_recipe_but_for_its_epochs_and_the_others_change_what_they_name(monkeypatch):
     from annotated_decoder.decoder import StackConfig
-    from annotated_decoder.pronunciation import RECIPE, new_pronouncer
+    from annotated_decoder.pronunciation.model import RECIPE, new_pronouncer
     from annotated_decoder.training import TrainingConfig
 
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
@@ -299,7 +299,7 @@ def test_the_source_archive_holds_all_that_its_own_tests_need(archives):
 
 
 def test_no_pronunciation_of_a_test_word_is_in_the_package():
-    from annotated_decoder.dictionary import read_cmudict, split_of
+    from annotated_decoder.pronunciation.dictionary import read_cmudict, split_of
 
     package = b"\n".join(p.read_bytes() for p in sorted(PACKAGE.rglob("*")) if p.is_file() and p.suffix != ".pyc")
     text = set(re.findall(r"[A-Z]{1,2}[012]?(?:[ ,'\"]+[A-Z]{1,2}[012]?){3,}", package.decode("latin-1")))

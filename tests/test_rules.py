@@ -26,7 +26,7 @@ from small import (
 from annotated_decoder.caching import Cache
 from annotated_decoder.encoder_outputs import END, START
 from annotated_decoder.generation import EncoderDecoder, generate
-from annotated_decoder.rules import Constraints, Pool, pooled_beam_search
+from annotated_decoder.pretrained.rules import Constraints, Pool, pooled_beam_search
 from annotated_decoder.strategies import beam_search
 
 # Prompts and constraints

@@ -16,11 +16,11 @@ from small import config, seeded
 from speller import small_pronouncer
 from torch import nn
 
-from annotated_decoder import sharing
 from annotated_decoder.generation import EncoderDecoder
-from annotated_decoder.model_file import TrainedModel, read_model
 from annotated_decoder.projection import Projection
-from annotated_decoder.sharing import SharedModel
+from annotated_decoder.trained import hub as sharing
+from annotated_decoder.trained.hub import SharedModel
+from annotated_decoder.trained.model_file import TrainedModel, read_model
 
 
 def bare(tied=True, shared=False, bias=True, scale=1.0, dtype=torch.float32, **changes):
@@ -253,7 +253,7 @@ def test_what_cannot_be_saved_is_refused_before_anything_is_made(tmp_path, monke
 WITHOUT = """
 import sys
 sys.modules["huggingface_hub"] = None
-from annotated_decoder.sharing import SharedModel
+from annotated_decoder.trained.hub import SharedModel
 shared = SharedModel.from_pretrained(sys.argv[1])
 print(shared.model.transcribe(["cab"]))
 for call in (lambda: shared.save_pretrained("x"), lambda: shared.push_to_hub("x"),

@@ -11,8 +11,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import MarianConfig, MarianMTModel, MarianTokenizer, PreTrainedTokenizerFast
 
-from annotated_decoder import cli, translating
-from annotated_decoder.translating import FileTokenizer, PairTokenizer, Translator, load_tokenizer
+from annotated_decoder import cli
+from annotated_decoder.pretrained import translating
+from annotated_decoder.pretrained.translating import FileTokenizer, PairTokenizer, Translator, load_tokenizer
 
 TEXTS = [
     "the cat sat on the mat", "a dog ran to the big red house", "she said that it was late, and left",

@@ -21,8 +21,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 # %% imports-page hide-input
-from annotated_decoder.diagrams import you_are_here
-from annotated_decoder.pronunciation import pronouncer
+from annotated_decoder.teaching.diagrams import you_are_here
+from annotated_decoder.pronunciation.model import pronouncer
 
 # %% here remove-input
 you_are_here("decoder")    # this chapter's own name, once its boxes are lit in the appendix on diagrams

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from .attention import MultiHeadAttention, causal_mask
-from .cross_attention import cross_mask, memory_keys_values
+from .cross_attention import memory_keys_values, padding_mask
 from .embedding import POSITIONS, Embedding, RelativePositions
 from .encoder_outputs import END, PAD, START
 from .normalization import NORMS, Residual
@@ -210,7 +210,7 @@ class DecoderLayer(nn.Module):
             return memory_keys_values(self.cross_attn, memory, memory_mask)
 
         k, v = project() if cache is None else cache.keep(self.layer, project)
-        return self.cross_attn(h, k, v, cross_mask(memory_mask))
+        return self.cross_attn(h, k, v, padding_mask(memory_mask))
 
 # %% ../../notebooks/06_decoder.ipynb #decoder
 class Decoder(nn.Module):

@@ -10,7 +10,7 @@ __all__ = ['Source', 'EncoderLayer', 'Encoder']
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from .cross_attention import cross_mask
+from .cross_attention import padding_mask
 from annotated_decoder.decoder import (
     StackConfig,
     feed_forward,
@@ -40,7 +40,7 @@ class EncoderLayer(nn.Module):
         bias: Float[Tensor, "heads source source"] | None = None,
     ) -> Float[Tensor, "batch source d_model"]:
         def attend(h):
-            return self.self_attn(h, *self.self_attn.keys_values(h), cross_mask(source_mask), bias)
+            return self.self_attn(h, *self.self_attn.keys_values(h), padding_mask(source_mask), bias)
 
         return self.ffn_res(self.self_res(x, attend), self.ffn)
 

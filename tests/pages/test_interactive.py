@@ -11,8 +11,8 @@ import pytest
 import torch
 from browsing import HTML, PAGES, listen, violations
 
-from annotated_decoder.attention_steps import AttentionRecord, attention_steps
-from annotated_decoder.interactive import Piece
+from annotated_decoder.teaching.attention_steps import AttentionRecord, attention_steps
+from annotated_decoder.teaching.interactive import Piece
 
 FIGURE = re.compile(r'<figure class="annotated-piece".*?</figure>', re.DOTALL)
 FOUND = {page: FIGURE.findall((HTML / page).read_text(encoding="utf-8")) for page in PAGES}
