@@ -48,7 +48,7 @@ def run(name: str, settings: dict) -> dict:
     source = Vocabulary.of({letter for word in dictionary for letter in word})
     target = Vocabulary.of({p for listed in dictionary.values() for said in listed for p in said})
     torch.manual_seed(config.seed)
-    model = EncoderDecoder(
+    model = EncoderDecoder.of(
         StackConfig(vocab_size=len(source), n_layers=layers["encoder"], max_len=48, **shape),
         StackConfig(vocab_size=len(target), n_layers=layers["decoder"], max_len=48, **shape),
     )

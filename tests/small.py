@@ -7,12 +7,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from annotated_decoder.decoder import ACTIVATIONS, Decoder, StackConfig
-from annotated_decoder.embedding import POSITIONS, RelativePositions
-from annotated_decoder.encoder import Encoder
 from annotated_decoder.encoder_outputs import END, PAD, START
 from annotated_decoder.generation import EncoderDecoder
-from annotated_decoder.normalization import NORMS
+from annotated_decoder.pretrained.parts import (
+    ACTIVATIONS,
+    NORMS,
+    POSITIONS,
+    RelativePositions,
+    build_decoder,
+    build_encoder,
+    split_shape,
+)
+from annotated_decoder.projection import Projection
 
 VOCAB = 11
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
@@ -54,9 +60,22 @@ def assert_near(found, expected):
     assert_close(found, expected, atol=TOLERANCE[first.dtype], rtol=TOLERANCE[first.dtype])
 
 
-def config(**changes):
+def shape(**changes):
+    "The configuration and the parts of a small stack."
     plain = dict(vocab_size=VOCAB, max_len=12, d_model=8, n_heads=2, d_ff=16, n_layers=2, dropout=0.0)
-    return StackConfig(**plain | changes)
+    return split_shape(plain | changes)
+
+
+def config(**changes):
+    return shape(**changes)[0]
+
+
+def whole(decoder_changes=None, *, tied=False, kind=EncoderDecoder, embedding=None, **changes):
+    "Encoder, decoder and projection of one shape, untouched; `embedding` reads another source than tokens."
+    encoder = build_encoder(*shape(**changes), embedding)
+    decoder = build_decoder(*shape(**changes | (decoder_changes or {})))
+    size = decoder.config.d_model, decoder.config.vocab_size
+    return kind(encoder, decoder, Projection(*size, decoder.embedding.tokens.weight if tied else None))
 
 
 def seeded(make, seed=0, dtype=torch.float64):
@@ -75,16 +94,16 @@ def seeded(make, seed=0, dtype=torch.float64):
 
 
 def decoder(seed=0, dtype=torch.float64, **changes):
-    return seeded(lambda: Decoder(config(**changes)), seed, dtype)
+    return seeded(lambda: build_decoder(*shape(**changes)), seed, dtype)
 
 
 def encoder(seed=0, dtype=torch.float64, **changes):
-    return seeded(lambda: Encoder(config(**changes)), seed, dtype)
+    return seeded(lambda: build_encoder(*shape(**changes)), seed, dtype)
 
 
 def model(seed=0, dtype=torch.float64, *, tied=False, kind=EncoderDecoder, end_bias=0.0, **changes):
     "Encoder and decoder of one shape; `end_bias` makes the end symbol come sooner."
-    made = seeded(lambda: kind(config(**changes), config(**changes), tied=tied), seed, dtype)
+    made = seeded(lambda: whole(tied=tied, kind=kind, **changes), seed, dtype)
     with torch.no_grad():
         made.projection.bias[END] += end_bias
     return made

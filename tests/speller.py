@@ -2,9 +2,10 @@
 
 import torch
 
-from annotated_decoder.decoder import StackConfig
 from annotated_decoder.encoder_outputs import Vocabulary
 from annotated_decoder.generation import EncoderDecoder
+from annotated_decoder.pretrained.parts import build_decoder, build_encoder, split_shape
+from annotated_decoder.projection import Projection
 from annotated_decoder.trained.model_file import TrainedModel
 
 WORDS = {"cab": "K AE1 B", "bed": "B EH1 D", "add": "AE1 D", "dab": "D AE1 B", "dead": "D EH1 D", "ebb": "EH1 B"}
@@ -15,9 +16,10 @@ def small_pronouncer(seed=0, tied=True, **changes):
     target = Vocabulary.of({p for said in WORDS.values() for p in said.split()})
     torch.manual_seed(seed)
     shape = dict(d_model=32, n_heads=2, d_ff=64, n_layers=1, dropout=0.0, max_len=12) | changes
-    model = EncoderDecoder(
-        StackConfig(vocab_size=len(source), **shape), StackConfig(vocab_size=len(target), **shape), tied=tied
-    )
+    encoder, decoder = (split_shape(dict(vocab_size=len(side)) | shape) for side in (source, target))
+    stack, size = build_decoder(*decoder), (shape["d_model"], len(target))
+    head = Projection(*size, stack.embedding.tokens.weight if tied else None)
+    model = EncoderDecoder(build_encoder(*encoder), stack, head)
     return TrainedModel(model.eval(), source, target, notes={"made": ["for a test", 1.5]})
 
 

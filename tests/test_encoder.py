@@ -20,8 +20,10 @@ from small import (
 from torch import nn
 from torch_layers import encoder_layer_state, torch_layer, torch_shapes
 
+from annotated_decoder.cross_attention import padding_mask
 from annotated_decoder.decoder import DecoderLayer
-from annotated_decoder.encoder import Encoder, EncoderLayer
+from annotated_decoder.encoder import EncoderLayer
+from annotated_decoder.pretrained.parts import build_encoder
 
 sizes = st.integers(1, 5)
 
@@ -29,17 +31,17 @@ sizes = st.integers(1, 5)
 @given(seeds, torch_shapes, lengths)
 def test_a_layer_agrees_with_torch(seed, shape, sources):
     enc, real = encoder(seed, **shape), mask(*sources)
-    theirs = torch_layer(nn.TransformerEncoderLayer, enc.config, shape["dtype"])
+    theirs = torch_layer(nn.TransformerEncoderLayer, enc, shape["dtype"])
     theirs.load_state_dict(encoder_layer_state(enc.layers[0]))
     x = memory_for(enc, *real.shape, seed)
-    assert_near(enc.layers[0](x, real), theirs(x, src_key_padding_mask=~real))
+    assert_near(enc.layers[0](x, padding_mask(real)), theirs(x, src_key_padding_mask=~real))
 
 
 @given(seeds, torch_shapes, lengths)
 def test_a_stack_agrees_with_torch(seed, shape, sources):
     ours, real = encoder(seed, **shape), mask(*sources)
     norm = nn.LayerNorm(ours.config.d_model, dtype=shape["dtype"]) if shape["pre_norm"] else None
-    layer = torch_layer(nn.TransformerEncoderLayer, ours.config, shape["dtype"])
+    layer = torch_layer(nn.TransformerEncoderLayer, ours, shape["dtype"])
     theirs = nn.TransformerEncoder(layer, shape["n_layers"], norm, enable_nested_tensor=False)
     for mine, its in zip(ours.layers, theirs.layers, strict=True):
         its.load_state_dict(encoder_layer_state(mine))
@@ -101,7 +103,8 @@ def test_relative_positions_tell_what_comes_before_from_what_comes_after():
 def test_any_module_may_stand_in_for_the_embedding(seed, shape, sources):
     shape |= dict(positions="relative", embedding_norm=False)    # nothing but the token's row
     plain, real = encoder(seed, **shape), mask(*sources)
-    made = seeded(lambda: Encoder(plain.config, nn.Linear(VOCAB, shape["d_model"], bias=False)), seed, shape["dtype"])
+    foot = nn.Linear(VOCAB, shape["d_model"], bias=False)
+    made = seeded(lambda: build_encoder(plain.config, plain.parts, foot), seed, shape["dtype"])
     rows = (plain.embedding.tokens.weight * plain.embedding.scale).T
     layers = {name: weight for name, weight in plain.state_dict().items() if not name.startswith("embedding")}
     made.load_state_dict(layers | {"embedding.weight": rows})
@@ -111,7 +114,7 @@ def test_any_module_may_stand_in_for_the_embedding(seed, shape, sources):
 
 
 def test_a_decoder_layer_is_an_encoder_layer_and_cross_attention():
-    ours, theirs = DecoderLayer(config()), EncoderLayer(config())
+    ours, theirs = DecoderLayer.of(config()), EncoderLayer.of(config())
     extra = {name for name, _ in ours.named_parameters()} - {name for name, _ in theirs.named_parameters()}
     assert {name.split(".")[0] for name in extra} == {"cross_attn", "cross_res"}
     counts = [sum(p.numel() for p in layer.parameters()) for layer in (ours, theirs)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small import assert_near, config, few, ids, lengths, mask, model, noise, passes, seeded, seeds, shapes
+from small import assert_near, config, few, ids, lengths, mask, model, noise, passes, seeded, seeds, shapes, whole
 from torch.testing import assert_close
 
 from annotated_decoder.caching import Cache
@@ -67,7 +67,7 @@ def test_without_an_end_symbol_the_limit_ends_it(max_steps):
 
 def test_an_untrained_tied_model_repeats_its_input():
     torch.manual_seed(0)
-    made = EncoderDecoder(config(d_model=64, n_heads=4), config(d_model=64, n_heads=4), tied=True).eval()
+    made = EncoderDecoder.of(config(d_model=64, n_heads=4), config(d_model=64, n_heads=4), tied=True).eval()
     assert torch.all(generate(made, ids(3, 4)) == START)
 
 
@@ -148,11 +148,11 @@ def test_steps_beyond_the_positions_are_refused(max_steps):
 
 def test_stacks_of_unequal_width_are_refused():
     with pytest.raises(ValueError, match="encoder is 8 wide, the decoder 16; make them equal"):
-        EncoderDecoder(config(), config(d_model=16))
+        EncoderDecoder.of(config(), config(d_model=16))
 
 
 def test_a_source_may_hold_padding_and_the_target_embedding_is_tied_unless_asked_otherwise():
-    made = seeded(lambda: EncoderDecoder(config(), config()))
+    made = seeded(lambda: EncoderDecoder.of(config(), config()))
     assert made.projection.weight is made.decoder.embedding.tokens.weight
     padded, real = pad([[3, 4, 5], [6]])
     assert PAD in padded and generate(made, padded, real).shape[0] == 2
@@ -255,7 +255,7 @@ class Sound(torch.nn.Module):
 
 def test_another_kind_of_source_checks_itself_and_makes_the_memory():
     sound, features = Sound(), noise(2, 4, 5)
-    made = seeded(lambda: EncoderDecoder(config(), config(), source_embedding=sound))
+    made = seeded(lambda: whole(embedding=sound))
     assert made.encoder.embedding is sound
     assert made.encode(features).shape == (2, 4, 8)
     tokens, real = ids(2, 3), mask(4, 2)
@@ -266,7 +266,7 @@ def test_another_kind_of_source_checks_itself_and_makes_the_memory():
 
 
 def test_a_module_without_a_check_is_taken_at_its_word():
-    made = seeded(lambda: EncoderDecoder(config(), config(), source_embedding=torch.nn.Linear(5, 8)))
+    made = seeded(lambda: whole(embedding=torch.nn.Linear(5, 8)))
     check_source(made, noise(2, 4, 5), None)
     with pytest.raises(ValueError, match="give token ids"):
         check_source(model(), noise(2, 4, 5), None)

@@ -76,9 +76,9 @@ def test_scale_and_bias_are_heard_too(seed, shape, past, new):
 def test_a_mask_given_by_name_is_seen_too():
     attn, x = decoder().layers[0].self_attn, noise(2, 3, 8)
     hidden = mask(3, 1)[:, None, None]
-    far = torch.tensor([0.0, 0.0, 50.0], dtype=x.dtype)
+    far = torch.tensor([[0.0, 0.0, 50.0]], dtype=x.dtype)    # added to the scores
     with record_attention(attn) as recorded:
         attn(x, *attn.keys_values(x), mask=hidden)
-        attn(x, *attn.keys_values(x), bias=far)
+        attn(x, *attn.keys_values(x), mask=far)
     assert torch.all(recorded[0][1, ..., 1:] == 0)
     assert torch.all(recorded[1][..., 2] > 0.99)

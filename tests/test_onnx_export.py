@@ -14,12 +14,12 @@ import onnx
 import pytest
 import reference
 import torch
-from small import assert_near, config, ids, mask, seeded
+from small import assert_near, ids, mask, seeded, whole
 from torch import nn
 
 from annotated_decoder.caching import Cache
 from annotated_decoder.encoder_outputs import pad
-from annotated_decoder.generation import EncoderDecoder, generate
+from annotated_decoder.generation import generate
 from annotated_decoder.pretrained.loading import load_pretrained
 from annotated_decoder.trained import onnx_export
 from annotated_decoder.trained.onnx_export import DecoderPart, EncoderPart, export_onnx
@@ -48,10 +48,9 @@ def without_the_checks_of_types():
 
 def model(seed=0, vocab_size=11, tied=False, **changes):
     "Small, in single precision, and with something in every bias."
-    shape = config(vocab_size=vocab_size, **changes)
-    made = seeded(lambda: EncoderDecoder(shape, shape, tied=tied), seed, torch.float32)
+    made = seeded(lambda: whole(tied=tied, vocab_size=vocab_size, **changes), seed, torch.float32)
     for stack in (made.encoder, made.decoder):
-        if stack.relative is not None:
+        if hasattr(stack, "relative"):
             with torch.no_grad():
                 stack.relative.weight.copy_(torch.randn(stack.relative.weight.shape))
     return made
@@ -349,7 +348,7 @@ UNFIT = {
     "short decoder": (lambda: model(max_len=4), "max_len of the decoder is 4; give at least 5"),
     "short encoder": (lambda: model(max_len=3), "max_len of the encoder is 3; give at least 4"),
     "frames": (
-        lambda: EncoderDecoder(config(), config(), source_embedding=Frames()).eval(),
+        lambda: whole(embedding=Frames()).eval(),
         "the encoder reads by Frames; give an example of its source where that is no Embedding",
     ),
 }

@@ -20,6 +20,7 @@ from annotated_decoder.pretrained import folder as model_folder
 from annotated_decoder.pretrained import loading as pretrained
 from annotated_decoder.pretrained.families import FAMILIES
 from annotated_decoder.pretrained.loading import AudioEmbedding, generation_settings, load_pretrained
+from annotated_decoder.pretrained.parts import sinusoid_halves
 
 MANY = os.environ.get("HYPOTHESIS_PROFILE") == "many"
 # Of the largest logit. T5's norm runs in single precision there, whatever the model's own, as a test below shows.
@@ -65,12 +66,13 @@ def test_double_precision_agrees_to_the_bound(kind, folders):
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
-def test_single_precision_agrees_to_torchs_own_tolerance(kind, folders):
+def test_single_precision_agrees_but_for_rounding(kind, folders):
     source, mask = reference.source_for(kind, dtype=torch.float32)
     expected = their_logits(theirs(folders[kind], kind, torch.float32), kind, source, mask, tokens_for())
     found = load_pretrained(folders[kind])(source, tokens_for(), mask)
     assert found.dtype == torch.float32
-    assert_close(found, expected)
+    # Ours is the fused attention, theirs written out, so that they round apart.
+    assert (found - expected).abs().max() < 2e-6 * expected.abs().max()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -320,7 +322,7 @@ def test_computed_sinusoids_are_transformers_own():
     from transformers.models.marian.modeling_marian import MarianSinusoidalPositionalEmbedding
 
     for n, d in ((32, 16), (512, 512), (1024, 1024)):
-        assert torch.equal(MarianSinusoidalPositionalEmbedding(n, d).create_weight(), sinusoids(n, d, halves=True))
+        assert torch.equal(MarianSinusoidalPositionalEmbedding(n, d).create_weight(), sinusoid_halves(n, d))
 
 
 def test_a_bias_of_keys_is_zero_where_there_is_none_and_would_do_nothing(folders):
@@ -368,7 +370,7 @@ def test_whether_t5_divides_its_logits_the_saved_configuration_says(kind, fields
 def test_an_activation_is_the_one_that_the_configuration_names(kind, act, ours, folders, tmp_path):
     changed(folders[kind], tmp_path, {"activation_function" if kind == "bart" else "dense_act_fn": act})
     model = load_pretrained(tmp_path, dtype=torch.float64)
-    assert model.decoder.config.activation == ours
+    assert model.decoder.parts.activation == ours
     assert difference(model, theirs(tmp_path, kind), kind) < BOUND[kind]
 
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 from huggingface_hub import ModelCard, hub_mixin
 from safetensors.torch import load_file
-from small import config, seeded
+from small import seeded, whole
 from speller import small_pronouncer
 from torch import nn
 
 from annotated_decoder.generation import EncoderDecoder
-from annotated_decoder.projection import Projection
+from annotated_decoder.pretrained.parts import ScaledProjection
 from annotated_decoder.trained import hub as sharing
 from annotated_decoder.trained.hub import SharedModel
 from annotated_decoder.trained.model_file import TrainedModel, read_model
@@ -25,11 +25,10 @@ from annotated_decoder.trained.model_file import TrainedModel, read_model
 
 def bare(tied=True, shared=False, bias=True, scale=1.0, dtype=torch.float32, **changes):
     "A model without vocabularies, its tables and its projection as told."
-    shape = config(**changes)
-    made = seeded(lambda: EncoderDecoder(shape, shape, tied=tied), 3, dtype)
+    made = seeded(lambda: whole(tied=tied, **changes), 3, dtype)
     table = made.decoder.embedding.tokens.weight
     if not bias or scale != 1.0:
-        head = Projection(8, 11, table if tied else None, bias=bias, scale=scale).to(dtype)
+        head = ScaledProjection(8, 11, table if tied else None, bias=bias, scale=scale).to(dtype)
         head.weight = table if tied else head.weight
         made.projection = head
     if shared:
@@ -66,7 +65,7 @@ def test_a_bare_model_comes_back_to_the_bit_and_ready(options, tmp_path):
     assert isinstance(back, EncoderDecoder) and not any(module.training for module in back.modules())
     same_weights(back, ours)
     assert (back.encoder.config, back.decoder.config) == (ours.encoder.config, ours.decoder.config)
-    assert back.projection.scale == ours.projection.scale
+    assert back.projection.scale == getattr(ours.projection, "scale", 1.0)
     source, tokens = torch.tensor([[3, 4, 2]]), torch.tensor([[1, 5, 4]])
     with torch.no_grad():
         assert torch.equal(back(source, tokens), ours.eval()(source, tokens))
@@ -238,7 +237,7 @@ def test_what_cannot_be_saved_is_refused_before_anything_is_made(tmp_path, monke
     broken = bare()
     with torch.no_grad():
         broken.decoder.final_norm.weight[2] = torch.nan
-    strange = EncoderDecoder(config(), config(), source_embedding=nn.Linear(3, 8))
+    strange = whole(embedding=nn.Linear(3, 8))
     for model, message in ((broken, "decoder.final_norm.weight has numbers that"), (strange, "embedding is Linear; ")):
         with pytest.raises(ValueError, match=message):
             SharedModel(model).save_pretrained(tmp_path / "it")

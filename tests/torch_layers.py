@@ -12,10 +12,11 @@ torch_shapes = shapes.map(
 )
 
 
-def torch_layer(kind, config, dtype):
+def torch_layer(kind, stack, dtype):
     "In training mode: in evaluation torch's encoder may take another path, which zeroes padded outputs."
-    order = dict(batch_first=True, norm_first=config.pre_norm)
-    return kind(config.d_model, config.n_heads, config.d_ff, 0.0, config.activation, dtype=dtype, **order).train()
+    order = dict(batch_first=True, norm_first=stack.config.pre_norm)
+    shape = stack.config.d_model, stack.config.n_heads, stack.config.d_ff
+    return kind(*shape, 0.0, stack.parts.activation, dtype=dtype, **order).train()
 
 
 def attention_state(attn, prefix=""):

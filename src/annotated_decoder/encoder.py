@@ -7,42 +7,42 @@ stacks explain each other."""
 __all__ = ['Source', 'EncoderLayer', 'Encoder']
 
 # %% ../../notebooks/07_encoder.ipynb #imports
+from collections.abc import Iterable
+
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from .attention import Mask, MultiHeadAttention
 from .cross_attention import padding_mask
-from annotated_decoder.decoder import (
-    StackConfig,
-    feed_forward,
-    final_norm,
-    multi_head,
-    relative_positions,
-    residual,
-    token_embedding,
-)
+from .decoder import FeedForward, StackConfig
+from .embedding import Embedding, sinusoids
+from .normalization import LayerNorm, Residual
 
 # %% ../../notebooks/07_encoder.ipynb #encoder-layer
 class EncoderLayer(nn.Module):
-    """Self-attention over the whole source, then feed-forward; each behind its own `Residual`.
+    """Self-attention over the whole source, then feed-forward; each with its own shortcut and norm.
 
     Chapter *Two stacks side by side*; Vaswani et al. 2017, figure 1, left half.
     """
 
-    def __init__(self, config: StackConfig):
+    def __init__(self, self_attn: MultiHeadAttention, ffn: nn.Module, residuals: Iterable[Residual]):
         super().__init__()
-        self.self_attn, self.ffn = multi_head(config), feed_forward(config)
-        self.self_res, self.ffn_res = residual(config), residual(config)
+        self.self_attn, self.ffn = self_attn, ffn
+        self.self_res, self.ffn_res = residuals
+
+    @classmethod
+    def of(cls, config: StackConfig) -> "EncoderLayer":
+        "The layer of the paper in this shape."
+        residuals = [Residual(LayerNorm(config.d_model), config.dropout, config.pre_norm) for _ in range(2)]
+        attn = MultiHeadAttention(config.d_model, config.n_heads)
+        return cls(attn, FeedForward(config.d_model, config.d_ff), residuals)
 
     def forward(
-        self,
-        x: Float[Tensor, "batch source d_model"],
-        source_mask: Bool[Tensor, "batch source"] | None = None,
-        bias: Float[Tensor, "heads source source"] | None = None,
+        self, x: Float[Tensor, "batch source d_model"], mask: Mask | None = None
     ) -> Float[Tensor, "batch source d_model"]:
-        def attend(h):
-            return self.self_attn(h, *self.self_attn.keys_values(h), padding_mask(source_mask), bias)
-
-        return self.ffn_res(self.self_res(x, attend), self.ffn)
+        h = self.self_res.read(x)
+        x = self.self_res.add(x, self.self_attn(h, *self.self_attn.keys_values(h), mask))
+        return self.ffn_res.add(x, self.ffn(self.ffn_res.read(x)))
 
 # %% ../../notebooks/07_encoder.ipynb #encoder
 Source = Int[Tensor, "batch source"] | Float[Tensor, "batch *features"]    # token ids, or what another embedding reads
@@ -51,24 +51,29 @@ Source = Int[Tensor, "batch source"] | Float[Tensor, "batch *features"]    # tok
 class Encoder(nn.Module):
     """Source tokens in, the memory out: one contextual vector of width d_model per source position.
 
-    `embedding`, any module that makes (batch, source, d_model) of a source, stands in for that of tokens.
+    `embedding` is any module that makes (batch, source, d_model) of a source.
     Rows of padded positions hold numbers without a meaning; whoever reads the memory masks them.
     Chapter *Two stacks side by side*.
     """
 
-    def __init__(self, config: StackConfig, embedding: nn.Module | None = None):
+    def __init__(
+        self, config: StackConfig, embedding: nn.Module, layers: Iterable[EncoderLayer], final_norm: nn.Module
+    ):
         super().__init__()
         self.config = config
-        self.embedding = token_embedding(config) if embedding is None else embedding
-        self.relative = relative_positions(config, bidirectional=True)
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.n_layers))
-        self.final_norm = final_norm(config)
+        self.embedding, self.layers, self.final_norm = embedding, nn.ModuleList(layers), final_norm
+
+    @classmethod
+    def of(cls, config: StackConfig) -> "Encoder":
+        "The encoder of the paper in this shape."
+        embedding = Embedding(config.vocab_size, sinusoids(config.max_len, config.d_model), config.dropout)
+        layers = (EncoderLayer.of(config) for _ in range(config.n_layers))
+        return cls(config, embedding, layers, LayerNorm(config.d_model) if config.pre_norm else nn.Identity())
 
     def forward(
         self, source: Source, source_mask: Bool[Tensor, "batch source"] | None = None
     ) -> Float[Tensor, "batch source d_model"]:
         x = self.embedding(source)
-        bias = None if self.relative is None else self.relative(x.shape[1], x.shape[1])     # one for all layers
         for layer in self.layers:
-            x = layer(x, source_mask, bias)
+            x = layer(x, padding_mask(source_mask))
         return self.final_norm(x)

@@ -16,36 +16,34 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from .decoder import Decoder, StackConfig
+from .decoder import Decoder, KeyValueCache, StackConfig
+from .embedding import Embedding
 from .encoder import Encoder, Source
 from .projection import Projection
 from .softmax import softmax
 
 # %% ../../notebooks/10_generation.ipynb #encoder-decoder
 class EncoderDecoder(nn.Module):
-    """Encoder, decoder and projection; tied: the projection shares the target embedding's weight.
+    """Encoder, decoder and projection: the whole model.
 
     `model(source, tokens)` scores every target position in one pass: logits (batch, target, vocab).
-    `source_embedding` stands in for the encoder's embedding of tokens, where the source is another.
     Raises ValueError where the two stacks differ in width.
     Chapter *The generation loop*; Vaswani et al. 2017, figure 1.
     """
 
-    def __init__(
-        self,
-        encoder: StackConfig,
-        decoder: StackConfig,
-        tied: bool = True,
-        *,
-        source_embedding: nn.Module | None = None,
-    ):
+    def __init__(self, encoder: Encoder, decoder: Decoder, projection: Projection):
         super().__init__()
-        if encoder.d_model != decoder.d_model:
-            raise ValueError(f"the encoder is {encoder.d_model} wide, the decoder {decoder.d_model}; make them equal")
-        self.encoder = Encoder(encoder, source_embedding)
-        self.decoder = Decoder(decoder)
-        embedding = self.decoder.embedding.tokens
-        self.projection = Projection(decoder.d_model, decoder.vocab_size, embedding.weight if tied else None)
+        widths = encoder.config.d_model, decoder.config.d_model
+        if widths[0] != widths[1]:
+            raise ValueError(f"the encoder is {widths[0]} wide, the decoder {widths[1]}; make them equal")
+        self.encoder, self.decoder, self.projection = encoder, decoder, projection
+
+    @classmethod
+    def of(cls, encoder: StackConfig, decoder: StackConfig, tied: bool = True) -> "EncoderDecoder":
+        "The model of the paper in these shapes; tied: the projection shares the target embedding's weight."
+        stack = Decoder.of(decoder)
+        table = stack.embedding.tokens.weight if tied else None
+        return cls(Encoder.of(encoder), stack, Projection(decoder.d_model, decoder.vocab_size, table))
 
     def encode(
         self, source: Source, source_mask: Bool[Tensor, "batch source"] | None = None
@@ -58,7 +56,7 @@ class EncoderDecoder(nn.Module):
         tokens: Int[Tensor, "batch target"],
         memory: Float[Tensor, "batch source d_model"],
         memory_mask: Bool[Tensor, "batch source"] | None = None,
-        cache: Any = None,
+        cache: KeyValueCache | None = None,
     ) -> Float[Tensor, "batch target vocab"]:
         "Logits of the token after each of `tokens`."
         return self.projection(self.decoder(tokens, memory, memory_mask, cache))
@@ -127,9 +125,24 @@ def check_source(model: EncoderDecoder, source: Tensor, source_mask: Tensor | No
     A module that stands in for the embedding of tokens says so in a `check` of its own, if it has one.
     Chapter *The generation loop*.
     """
-    check = getattr(model.encoder.embedding, "check", None)
-    if check is not None:
-        check(source, source_mask)
+    embedding = model.encoder.embedding
+    if not isinstance(embedding, Embedding):
+        if check := getattr(embedding, "check", None):
+            check(source, source_mask)
+        return
+    shape, known = tuple(source.shape), embedding.tokens.num_embeddings
+    if source.dtype not in (torch.int64, torch.int32) or source.dim() != 2 or not source.numel():
+        raise ValueError(f"the source is {source.dtype} of shape {shape}; give token ids of shape (batch, source)")
+    if len(outside := source[(source < 0) | (source >= known)]):
+        raise ValueError(f"the source has token {outside[0].item()}; the encoder's vocabulary has 0 to {known - 1}")
+    if source_mask is None:
+        return
+    if source_mask.dtype != torch.bool or source_mask.shape != shape:
+        given = f"{source_mask.dtype} of shape {tuple(source_mask.shape)}"
+        raise ValueError(f"the source mask is {given}; give torch.bool of shape {shape}, True where a token is real")
+    if not source_mask.any(-1).all():
+        rows = (~source_mask.any(-1)).nonzero().flatten().tolist()
+        raise ValueError(f"source rows {rows} are fully masked: nothing to attend to; leave them out")
 
 
 def check_request(

@@ -25,9 +25,8 @@ def record_attention(attn: MultiHeadAttention) -> Iterator[list[Tensor]]:
     recorded: list[Tensor] = []
 
     def listen(module, inputs, named, output):
-        given = dict(zip(("x", "k", "v", "mask", "bias"), inputs)) | named
-        q, k, mask, bias = module.queries(given["x"]), given["k"], given.get("mask"), given.get("bias")
-        recorded.append(attention_weights(q, k, mask, bias, module.scale).detach())
+        given = dict(zip(("x", "k", "v", "mask"), inputs)) | named
+        recorded.append(attention_weights(module.queries(given["x"]), given["k"], given.get("mask")).detach())
 
     listener = attn.register_forward_hook(listen, with_kwargs=True)
     try:

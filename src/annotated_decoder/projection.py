@@ -15,21 +15,16 @@ class Projection(nn.Module):
     """One affine layer, no activation: a vector of width d_model to `vocab_size` logits.
 
     Give `tied`, the token embedding's weight (vocab_size, d_model), and the two share that parameter.
-    `bias` gives each token one number more; `scale` multiplies the vector first.
-    Raises ValueError where its shape is another.
+    `bias` gives each token one number more. Raises ValueError where the tied weight has another shape.
     Chapter *The linear projection*; Press and Wolf 2017 (tying).
     """
 
-    def __init__(
-        self, d_model: int, vocab_size: int, tied: Tensor | None = None, *, bias: bool = True, scale: float = 1.0
-    ):
+    def __init__(self, d_model: int, vocab_size: int, tied: Tensor | None = None, bias: bool = True):
         super().__init__()
         if tied is not None and tied.shape != (vocab_size, d_model):
             raise ValueError(f"the tied weight is {tuple(tied.shape)}, the projection {(vocab_size, d_model)}")
         self.weight = nn.Parameter(torch.randn(vocab_size, d_model) * d_model**-0.5) if tied is None else tied
         self.bias = nn.Parameter(torch.zeros(vocab_size)) if bias else None
-        self.scale = scale
 
     def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:
-        logits = (x * self.scale) @ self.weight.T
-        return logits if self.bias is None else logits + self.bias
+        return nn.functional.linear(x, self.weight, self.bias)

@@ -6,7 +6,7 @@ anything else is refused by name."""
 # %% auto #0
 __all__ = ['SIZES', 'NAMES', 'FLAGS', 'OLD_FLAGS', 'MARIAN', 'MARIAN_UNSHARED', 'BART', 'WHISPER', 'T5', 'GATED_T5', 'FAMILIES',
            'ACTIVATION_NAMES', 'MEANS', 'KINDS', 'LARGEST', 'MOST_POSITIONS', 'MOST_LAYERS', 'Family', 'family_of',
-           'read_field', 'stack_config']
+           'read_field', 'stack_shape']
 
 # %% ../../../notebooks/pretrained/families.ipynb #imports
 import re
@@ -17,6 +17,7 @@ from reprlib import repr as shown  # of readable length, whatever a file holds
 from typing import Any
 
 from ..decoder import StackConfig
+from .parts import Parts, split_shape
 
 # %% ../../../notebooks/pretrained/families.ipynb #family
 @dataclass(frozen=True, kw_only=True)
@@ -211,8 +212,8 @@ def read_field(path: Path, family: Family, config: Mapping[str, Any], ours: str,
     return value
 
 
-def stack_config(path: Path, family: Family, config: Mapping[str, Any], side: str) -> StackConfig:
-    """The shape of one stack. Raises ValueError, with the key in config.json, for a value that cannot work.
+def stack_shape(path: Path, family: Family, config: Mapping[str, Any], side: str) -> tuple[StackConfig, Parts]:
+    """The shape and the parts of one stack. Raises ValueError, with the key in config.json, for what cannot work.
 
     Chapter *Families of checkpoints*.
     """
@@ -223,7 +224,7 @@ def stack_config(path: Path, family: Family, config: Mapping[str, Any], side: st
             keys[ours] = theirs.format(side=side)
             found[ours] = read_field(path, family, config, ours, keys[ours])
     try:
-        return StackConfig(**found | family.fixed)
+        return split_shape(found | family.fixed)
     except ValueError as error:
         named = [ours for ours in keys if keys[ours] != ours and re.search(rf"\b{ours}\b", str(error))]
         hint = "".join(f"; {ours} is {keys[ours]} there" for ours in named)

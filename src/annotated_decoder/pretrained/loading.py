@@ -21,12 +21,12 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..embedding import sinusoids
 from ..generation import EncoderDecoder
-from .families import Family, family_of, read_field, stack_config
+from .families import Family, family_of, read_field, stack_shape
 from .folder import Stored, local_folder, one_line, read_json, stored_tensors
+from .parts import ScaledProjection, build_decoder, build_encoder, parts_of, sinusoid_halves
 from .settings import DecodingSettings, generation_settings, settings_of, with_ids
-from ..projection import Projection
+
 
 # %% ../../../notebooks/18_pretrained.ipynb #audio-embedding
 class AudioEmbedding(nn.Module):
@@ -43,7 +43,7 @@ class AudioEmbedding(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv1d(n_mels, d_model, kernel_size=3, padding=1)
         self.conv2 = nn.Conv1d(d_model, d_model, kernel_size=3, stride=2, padding=1)
-        self.register_buffer("positions", sinusoids(max_len, d_model, halves=True))
+        self.register_buffer("positions", sinusoid_halves(max_len, d_model))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, source: Float[Tensor, "batch mels frames"]) -> Float[Tensor, "batch source d_model"]:
@@ -68,7 +68,7 @@ def blank_model(path: Path, family: Family, config: Mapping[str, Any], n_stored:
     Raises ValueError for a value that cannot work, and for more layers than there are stored tensors.
     Chapter *Real checkpoints*.
     """
-    encoder, decoder = (stack_config(path, family, config, side) for side in ("encoder", "decoder"))
+    (encoder, parts), (decoder, theirs) = (stack_shape(path, family, config, side) for side in ("encoder", "decoder"))
     if n_stored is not None and (asked := max(encoder.n_layers, decoder.n_layers)) > n_stored:
         raise ValueError(f"{path} asks for {asked} layers, and {n_stored} tensors are stored; get the folder anew")
     key = next((key for key in family.scaled if config.get(key) is not None), "")
@@ -79,10 +79,9 @@ def blank_model(path: Path, family: Family, config: Mapping[str, Any], n_stored:
         if family.mels is not None:
             mels = read_field(path, family, config, "mels", family.mels)
             sound = AudioEmbedding(mels, encoder.d_model, encoder.max_len, encoder.dropout)
-        model = EncoderDecoder(encoder, decoder, tied=False, source_embedding=sound)
         scale = decoder.d_model**-0.5 if scaled else 1.0
-        model.projection = Projection(decoder.d_model, decoder.vocab_size, bias=family.bias, scale=scale)
-    return model
+        projection = ScaledProjection(decoder.d_model, decoder.vocab_size, bias=family.bias, scale=scale)
+        return EncoderDecoder(build_encoder(encoder, parts, sound), build_decoder(decoder, theirs), projection)
 
 # %% ../../../notebooks/18_pretrained.ipynb #places
 NUMBERS = ("F64", "F32", "F16", "BF16")
@@ -167,9 +166,10 @@ def fill(model: EncoderDecoder, family: Family, found: Mapping[str, Stored | Non
                 tables.append(tensor)
             setattr(owner, leaf, tensor)
     for side in (model.encoder, model.decoder):
-        if side.config.positions == "sinusoidal_halves":            # transformers rounds them to single precision
-            computed = sinusoids(side.config.max_len, side.config.d_model, halves=True)
-            side.embedding.positions = computed.float().to(dtype)
+        if parts_of(side).positions == "sinusoidal_halves":         # transformers rounds them to single precision
+            side.embedding.positions = sinusoid_halves(side.config.max_len, side.config.d_model).float().to(dtype)
+        elif parts_of(side).positions == "relative":
+            side.embedding.positions = torch.zeros(1, side.config.d_model, dtype=dtype)
 
 # %% ../../../notebooks/18_pretrained.ipynb #load-pretrained
 def load_pretrained(folder_or_id: str | os.PathLike, *, dtype: torch.dtype = torch.float32) -> EncoderDecoder:

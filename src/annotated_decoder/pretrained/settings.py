@@ -21,7 +21,7 @@ from torch import Tensor
 from ..caching import Cache
 from ..encoder import Source
 from ..generation import EncoderDecoder, generate
-from .families import LARGEST, family_of, stack_config
+from .families import LARGEST, family_of, stack_shape
 from .folder import local_folder, read_json
 from .rules import Constraints, pooled_beam_search
 
@@ -144,7 +144,7 @@ def generation_settings(folder_or_id: str | os.PathLike, *, language: str | None
     config = read_json(folder / "config.json")
     path, found = settings_of(folder, config)
     family = family_of(folder / "config.json", config)
-    shape = stack_config(folder / "config.json", family, with_ids(config, found), "decoder")
+    shape, _ = stack_shape(folder / "config.json", family, with_ids(config, found), "decoder")
     for key, neutral in NEUTRAL.items():
         if (value := found.get(key)) is not None and value != neutral:
             raise ValueError(f"{path}: {key} is {shown(value)}, only {neutral!r} is built here; decode by others")

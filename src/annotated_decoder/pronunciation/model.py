@@ -156,7 +156,7 @@ def new_pronouncer(
     shape: dict[str, Any] = dict(d_model=d_model, d_ff=4 * d_model, max_len=max_len, dropout=dropout)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = EncoderDecoder(
+        model = EncoderDecoder.of(
             StackConfig(vocab_size=len(source), n_layers=encoder_layers, **shape),
             StackConfig(vocab_size=len(target), n_layers=decoder_layers, **shape),
         )

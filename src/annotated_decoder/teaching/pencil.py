@@ -54,7 +54,7 @@ def pencil() -> tuple[Decoder, Projection, Float[Tensor, "inputs source d_model"
         vocab_size=len(TOKENS), max_len=8, d_model=4, n_heads=1, d_ff=4, n_layers=1, dropout=0.0, pre_norm=False
     )
     with torch.random.fork_rng(devices=[]):                         # making a module draws random numbers
-        decoder, projection = Decoder(config).double(), Projection(4, len(TOKENS)).double()
+        decoder, projection = Decoder.of(config).double(), Projection(4, len(TOKENS)).double()
     layer = decoder.layers[0]
     weights: dict[Any, list] = {decoder.embedding.tokens: EMBEDDING, projection: PROJECTION}
     for module, matrices in ((layer.self_attn, SELF), (layer.cross_attn, CROSS), (layer.ffn, FFN)):

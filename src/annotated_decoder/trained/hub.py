@@ -15,6 +15,7 @@ from typing import Any
 import annotated_decoder
 from ..encoder_outputs import Vocabulary
 from ..generation import EncoderDecoder
+from ..pretrained.parts import parts_of
 from annotated_decoder.trained.model_file import (
     TrainedModel,
     build_model,
@@ -100,8 +101,8 @@ generate(model, source, source_mask, cache=Cache())    # of token ids; it knows 
 def card_values(model: TrainedModel | EncoderDecoder) -> dict[str, str]:
     "What the template of the card leaves open."
     bare = model if isinstance(model, EncoderDecoder) else model.model
-    sides = bare.encoder.config, bare.decoder.config
-    shape = "\n".join(f"| {row} | {' | '.join(str(getattr(side, row)) for side in sides)} |" for row in ROWS)
+    sides = [vars(stack.config) | vars(parts_of(stack)) for stack in (bare.encoder, bare.decoder)]
+    shape = "\n".join(f"| {row} | {' | '.join(str(side[row]) for side in sides)} |" for row in ROWS)
     found = {"shape": shape, "numbers": f"{sum(p.numel() for p in bare.parameters()):,}", "use": USE_BARE, "notes": ""}
     if isinstance(model, TrainedModel):
         notes = json.dumps(model.notes, indent=1, ensure_ascii=False)

@@ -21,11 +21,10 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
-from ..decoder import StackConfig
 from ..embedding import Embedding
 from ..encoder_outputs import END, Vocabulary
 from ..generation import EncoderDecoder
-from ..projection import Projection
+from ..pretrained.parts import ScaledProjection, build_decoder, build_encoder, parts_of, split_shape
 from .batches import Transcription, decoded, in_order
 from .whole_files import check_target, replace_file
 from ..training import Example
@@ -84,11 +83,11 @@ def described(
         raise ValueError(f"the encoder's embedding is {kind}; a file holds only a model that reads tokens")
     table, head = model.decoder.embedding.tokens.weight, model.projection
     about = {
-        "encoder": asdict(model.encoder.config),
-        "decoder": asdict(model.decoder.config),
+        "encoder": asdict(model.encoder.config) | asdict(parts_of(model.encoder)),
+        "decoder": asdict(model.decoder.config) | asdict(parts_of(model.decoder)),
         "tied": head.weight is table,
         "shared": model.encoder.embedding.tokens.weight is table,
-        "projection": {"bias": head.bias is not None, "scale": head.scale},
+        "projection": {"bias": head.bias is not None, "scale": getattr(head, "scale", 1.0)},
     }
     tensors = {k: narrow(v) for k, v in model.state_dict().items() if k not in copies(about)}
     if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
@@ -107,21 +106,21 @@ def copies(about: Mapping[str, Any]) -> dict[str, str]:
 
 def new_model(about: Mapping[str, Any]) -> EncoderDecoder:
     "A model of this shape, with the weights that chance gives it."
-    encoder, decoder = StackConfig(**about["encoder"]), StackConfig(**about["decoder"])
-    model = EncoderDecoder(encoder, decoder, tied=about["tied"])
-    table, source = model.decoder.embedding.tokens.weight, model.encoder.embedding
-    if head := about.get("projection"):                             # older files do not have it
-        shape, tied = (decoder.d_model, decoder.vocab_size), table if about["tied"] else None
-        model.projection = Projection(*shape, tied, bias=bool(head["bias"]), scale=float(head["scale"]))
-    if about.get("shared") and isinstance(source, Embedding):
-        source.tokens.weight = table
-    return model
+    encoder = build_encoder(*split_shape(about["encoder"]))
+    decoder = build_decoder(*split_shape(about["decoder"]))
+    head = about.get("projection", {"bias": True, "scale": 1.0})    # older files lack it
+    table: Any = decoder.embedding.tokens.weight
+    shape, tied = (decoder.config.d_model, decoder.config.vocab_size), table if about["tied"] else None
+    projection = ScaledProjection(*shape, tied, bias=bool(head["bias"]), scale=float(head["scale"]))
+    if about.get("shared") and isinstance(encoder.embedding, Embedding):
+        encoder.embedding.tokens.weight = table
+    return EncoderDecoder(encoder, decoder, projection)
 
 
 def check_promise(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     "ValueError where the model of this shape has other tensors than a file; no memory is taken to see it."
     for side in ("encoder", "decoder"):
-        config = StackConfig(**about[side])
+        config, _ = split_shape(about[side])
         layers = {name.split(".")[2] for name in tensors if name.startswith(f"{side}.layers.")}
         if len(layers) != config.n_layers:
             raise ValueError(f"the {side} should have {config.n_layers} layers and has {len(layers)}")

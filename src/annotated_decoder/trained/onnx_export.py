@@ -188,8 +188,8 @@ def described_for_onnx(model: EncoderDecoder) -> dict[str, Any]:
     "What a program must know to run the loop."
     config = model.decoder.config
     ids = {name: getattr(config, name) for name in ("pad_id", "start_id", "end_id")}
-    shape = {"n_layers": config.n_layers, "n_heads": config.n_heads}
-    shape["head_dim"] = config.head_dim or config.d_model // config.n_heads
+    attn: Any = model.decoder.layers[0].self_attn
+    shape = {"n_layers": config.n_layers, "n_heads": attn.n_heads, "head_dim": attn.head_dim}
     sizes = {
         side: {"vocab_size": stack.config.vocab_size, "max_len": stack.config.max_len}
         for side, stack in (("encoder", model.encoder), ("decoder", model.decoder))
