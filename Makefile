@@ -9,23 +9,31 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Named after this folder and this Python: a checkout that was moved, or another PYTHON, sets up anew.
 READY := .venv/.ready-$(shell printf '%s %s' '$(CURDIR)' "$$($(PYTHON) -V 2>&1)" | cksum | cut -d' ' -f1)
-NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
 # One thread each, so that a sum is added up in the same order on every machine.
 QUIET := OMP_NUM_THREADS=1 PYTHONHASHSEED=0 PYDEVD_DISABLE_FILE_VALIDATION=1 JUPYTER_PLATFORM_DIRS=1
 
-.PHONY: help book serve test lint unit notebooks mutants alone pages export run chapter weights evaluate kinds peers parity speed ablation dist clean
+.PHONY: help env book serve test lint unit notebooks mutants alone pages export run chapter lock weights evaluate kinds peers parity speed ablation dist clean
 
 help:  ## list the commands
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1 \2/p' $(MAKEFILE_LIST) | while read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
 
-$(READY): requirements.txt pyproject.toml
+# requirements.lock has every package but torch, with the hashes of its files for all systems. Torch comes after it, by
+# version alone, since its file is another one for each kind of machine, and brings CUDA where pip's own does.
+# `make LOCK= book` leaves the lock out: pip then looks for the packages beneath those in requirements.txt itself.
+LOCK := requirements.lock
+TORCH_ONLY := cuda-bindings cuda-toolkit nvidia-cudnn-cu13 nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvshmem-cu13 triton
+
+$(READY): requirements.txt $(LOCK) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed, and $(PYTHON) is " + sys.version.split()[0] + "; try: make PYTHON=python3.11 ...")'
 	@echo "Setting up .venv (once; some minutes)"
 	@$(PYTHON) -m venv $$([ -e $@ ] || echo --clear) .venv
 	@$(BIN)/python -m pip install --upgrade pip --progress-bar off --quiet
+	$(if $(LOCK),$(BIN)/python -m pip install --no-deps --require-hashes -r $(LOCK))
 	$(BIN)/python -m pip install -r requirements.txt
 	$(BIN)/python -m pip install --no-build-isolation --no-deps --quiet -e .
 	@touch $@
+
+env: $(READY)  ## set up .venv; every other command does so too
 
 book: $(READY)  ## build the book into _build/html
 	$(BIN)/jupyter-book build . -W -n --keep-going
@@ -40,17 +48,17 @@ lint: $(READY)  ## style, types, workflows, stamps, and stored outputs that are 
 	$(BIN)/ruff check .
 	$(BIN)/mypy src
 	$(BIN)/zizmor --offline --quiet .github
-	$(BIN)/python tools/stamp.py --check
-	$(BIN)/python tools/tidy.py --check $(NOTEBOOKS)
+	$(BIN)/python tools/notebooks.py stamp --check
+	$(BIN)/python tools/notebooks.py tidy --check
 
 unit: $(READY)  ## the laws, on the package
 	$(QUIET) $(BIN)/python -m pytest -n 2 --ignore tests/pages tests
 
 mutants: $(READY)  ## break each law, and see the test meant for it fail
-	$(QUIET) $(BIN)/python tools/mutate.py
+	$(QUIET) $(BIN)/python tools/mutations.py
 
-notebooks: $(READY)  ## run every notebook and compare with its stored outputs
-	$(QUIET) $(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout=300 $(NOTEBOOKS)
+notebooks: $(READY)  ## nbval: run every notebook and compare with its stored outputs
+	$(QUIET) $(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout=300 notebooks
 
 alone: $(READY)  ## the wheel in a bare environment, and every notebook alone with it, on another CPU's arithmetic
 	$(BIN)/python tools/alone.py
@@ -59,22 +67,30 @@ pages: book  ## the built pages in a real browser (skipped where there is no Chr
 	$(BIN)/python -m pytest -n 2 tests/pages
 
 export: $(READY)  ## write src/annotated_decoder from the notebooks
-	$(BIN)/python tools/stamp.py
+	$(BIN)/python tools/notebooks.py stamp
 	$(BIN)/nbdev-export
 	@rm -f src/annotated_decoder/_modidx.py
 
 run: export  ## run every notebook from the top and store its outputs
-	$(QUIET) $(BIN)/python tools/run.py $(NOTEBOOKS)
+	$(QUIET) $(BIN)/python tools/notebooks.py run
 
-chapter: $(READY)  ## a new chapter that runs: make chapter NAME=15_bug_museum TITLE="The bug museum"
-	$(BIN)/python tools/new_chapter.py "$(NAME)" "$(TITLE)"
+chapter: $(READY)  ## a new notebook that runs: make chapter NAME=16_bug_museum TITLE="The bug museum", or NAME=trained/museum
+	$(BIN)/python tools/notebooks.py new "$(NAME)" "$(TITLE)"
+
+lock: $(READY)  ## write requirements.lock anew: the newest packages that requirements.txt allows
+	$(BIN)/python -m pip install --quiet uv
+	@mkdir -p _build
+	{ echo '# Every package but torch, and its files'"'"' hashes, for all systems; `make lock` writes it from requirements.txt.'; echo; \
+	  printf '%s\n' $(TORCH_ONLY) | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	    --no-annotate --no-emit-package torch --excludes - requirements.txt; } > _build/requirements.lock
+	mv _build/requirements.lock requirements.lock
 
 weights: $(READY)  ## train the shipped model anew (up to an hour on 2 cores) and score it
 	$(BIN)/annotated-decoder train --seed 1 --out _build/pronouncer.safetensors
 	$(BIN)/annotated-decoder evaluate --model _build/pronouncer.safetensors --store
 	$(BIN)/python -m pip install --no-deps --quiet -r benchmarks/requirements.txt
 	$(BIN)/python benchmarks/kinds.py --model _build/pronouncer.safetensors --store
-	cp _build/pronouncer.safetensors src/annotated_decoder/pronouncer.safetensors
+	cp _build/pronouncer.safetensors src/annotated_decoder/pronunciation/pronouncer.safetensors
 
 evaluate: $(READY)  ## score the shipped model on all test words
 	$(BIN)/annotated-decoder evaluate

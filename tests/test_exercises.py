@@ -10,7 +10,8 @@ import pytest
 
 from annotated_decoder.check import laws as checking
 
-NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
+FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
+NOTEBOOKS = sorted(path for path in FOLDER.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
 
 
 def reports_of(source, names):
@@ -87,6 +88,7 @@ def test_every_stub_fails_and_every_solution_passes(path):
 
 
 def test_there_are_exercises():
+    assert len({path.parent for path in NOTEBOOKS}) > 5    # the rooms' too
     cells = [cell for path in NOTEBOOKS for cell in nbformat.read(path, as_version=4).cells]
     assert sum(cell.cell_type == "code" and cell.id.startswith("exercise-") for cell in cells) >= 5
 

@@ -2,12 +2,14 @@
 
 import ast
 import base64
+import graphlib
 import io
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -20,7 +22,12 @@ from matplotlib.image import imsave
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "annotated_decoder"
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+FOLDER = ROOT / "notebooks"
+NOTEBOOKS = sorted(path for path in FOLDER.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "_modidx.py")
+ROOMS = "trained pronunciation pretrained teaching check".split()    # each may import from those before it
+FEWEST = {"": (15, 16), "trained": (5, 6), "pronunciation": (3, 4), "pretrained": (5, 6), "teaching": (4, 5),
+          "check": (2, 3), "command_line": (1, 0)}    # notebooks and modules that are there at least
 
 
 def run(*command, cwd=ROOT):
@@ -31,29 +38,79 @@ def run(*command, cwd=ROOT):
 
 def exported_module(notebook):
     cells = nbformat.read(notebook, as_version=4).cells
-    names = [m[1] for c in cells if (m := re.match(r"#\| default_exp (\w+)", c.source))]
+    names = [m[1] for c in cells if (m := re.match(r"#\| default_exp ([\w.]+)", c.source))]
     return names[0] if names else None
 
 
-MODULE_OF = {path: exported_module(path) for path in NOTEBOOKS}
-NUMBERED = [m for path, m in MODULE_OF.items() if path.name[0].isdigit() and m]
+def module_name(path):
+    "What a file of the package is called inside it: `attention`, `trained.hub`, `trained` for that room's `__init__`."
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix("__init__").rstrip(".")
 
 
-def imported(text):
-    "The package's modules that this code imports, in whatever form."
+TEXTS = {module_name(path): path.read_text(encoding="utf-8") for path in SOURCES}
+EXPORTED_BY = {module: path for path in NOTEBOOKS if (module := exported_module(path))}
+CHAPTERS = [module for module, path in EXPORTED_BY.items() if "." not in module and path.parent == FOLDER]    # in order
+PACKAGES = ["", *ROOMS]
+
+
+def home_of(name):
+    "The module that a dotted name leads to; a name of the package's own leads where its table says."
+    from annotated_decoder import _HOME
+
+    parts = name.split(".")[1:]
+    found = max((".".join(parts[:n]) for n in range(len(parts) + 1) if ".".join(parts[:n]) in TEXTS), key=len)
+    return found or _HOME.get(parts[0] if parts else "", "")
+
+
+def imported(text, module):
+    "The modules of the package that this code of a module imports, in whatever form, wherever it stands."
+    here = ["annotated_decoder", *module.split(".")] if module else ["annotated_decoder"]
     names = set()
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+        if isinstance(node, ast.Import):    # `import annotated_decoder` says nothing yet; what is taken from it does
+            names |= {alias.name for alias in node.names if alias.name != "annotated_decoder" or alias.asname}
         elif isinstance(node, ast.ImportFrom):
-            start = "annotated_decoder." * (node.level > 0) + (node.module or "")
-            names |= {f"{start.rstrip('.')}.{alias.name}" for alias in node.names}
-    parts = [name.split(".") for name in names]
-    return {part[1] if len(part) > 1 else "" for part in parts if part[0] == "annotated_decoder"}
+            above = here[: len(here) - node.level + (module in PACKAGES)] if node.level else []
+            start = ".".join([*above, *filter(None, [node.module])])
+            names |= {f"{start}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Attribute) and ast.unparse(node).startswith("annotated_decoder."):
+            names.add(ast.unparse(node))
+    ours = {name for name in names if name.split(".")[0] == "annotated_decoder"}
+    return {home_of(name) for name in ours - {"annotated_decoder.__version__"}}
 
 
-def package_imports(module):
-    return imported((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))
+def floor(module):
+    "How high a module lies: the chapters in their order, the rooms in theirs, the command line on top."
+    if module in CHAPTERS:
+        return 0, CHAPTERS.index(module)
+    room = module.split(".")[0]
+    return (1, ROOMS.index(room)) if room in ROOMS else (2, ["cli", "__main__"].index(room))
+
+
+def above(module, names):
+    "Which of these modules this one may not import."
+    room = module.split(".")[0]
+    return {n for n in names if not n or not (floor(n) < floor(module) or room in ROOMS and n.split(".")[0] == room)}
+
+
+def test_every_room_is_seen_and_every_module_has_its_notebook():
+    for room, (notebooks, modules) in FEWEST.items():
+        assert sum(path.parent == FOLDER / room for path in NOTEBOOKS) >= notebooks, room
+        assert sum(path.parent == PACKAGE / room for path in SOURCES) >= modules, room
+    assert {path.parent.relative_to(FOLDER).as_posix() for path in NOTEBOOKS} == {*FEWEST, "."} - {""}
+    assert {module_name(path) for path in PACKAGE.glob("*/__init__.py")} == set(ROOMS)
+    assert sorted(EXPORTED_BY) == sorted(TEXTS.keys() - {*PACKAGES, "__main__"})
+    assert len({*CHAPTERS}) == len({path.name[:2] for path in map(EXPORTED_BY.get, CHAPTERS)}) > 10
+
+
+def test_the_tools_and_nbval_see_every_notebook(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    from notebooks import every_notebook
+
+    assert every_notebook() == NOTEBOOKS
+    (words,) = re.findall(r"--nbval .* (\S+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    listed = run(sys.executable, "-m", "pytest", "-qq", "--collect-only", "--nbval", "--nbval-current-env", words)
+    assert {ROOT / name for name in re.findall(r"^(\S+\.ipynb)", listed, re.M)} == {*NOTEBOOKS}
 
 
 def test_the_package_is_what_the_notebooks_export(tmp_path):
@@ -61,46 +118,126 @@ def test_the_package_is_what_the_notebooks_export(tmp_path):
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     (tmp_path / "src" / "annotated_decoder").mkdir(parents=True)
     shutil.copy(PACKAGE / "__init__.py", tmp_path / "src" / "annotated_decoder")
+    for room in ROOMS:
+        (tmp_path / "src" / "annotated_decoder" / room).mkdir()
+        shutil.copy(PACKAGE / room / "__init__.py", tmp_path / "src" / "annotated_decoder" / room)
+    made = tmp_path / "src" / "annotated_decoder"
+    shutil.copy(PACKAGE / "__main__.py", made)
     run(Path(sys.executable).with_name("nbdev-export"), cwd=tmp_path)
-    fresh = {p.name: p.read_text() for p in (tmp_path / "src" / "annotated_decoder").glob("*.py")}
-    fresh.pop("_modidx.py", None)
-    kept = {p.name: p.read_text() for p in PACKAGE.glob("*.py")}
-    assert fresh.keys() == kept.keys()
-    assert [name for name in fresh if fresh[name] != kept[name]] == []
+    fresh = {module_name(PACKAGE / p.relative_to(made)): p.read_text(encoding="utf-8") for p in made.rglob("*.py")}
+    fresh.pop("_modidx", None)
+    assert fresh.keys() == TEXTS.keys()
+    assert [name for name in fresh if fresh[name] != TEXTS[name]] == []
 
 
-@pytest.mark.parametrize("module", NUMBERED)
-def test_numbered_modules_import_only_from_smaller_numbers(module):
-    assert package_imports(module) <= set(NUMBERED[: NUMBERED.index(module)])
+@pytest.mark.parametrize("module", sorted(TEXTS.keys() - {""}))
+def test_a_module_imports_from_the_floors_below_it(module):
+    assert above(module, imported(TEXTS[module], module)) == set()
 
 
-def test_a_numbered_import_upward_would_be_seen():
-    assert "decoder" in package_imports("encoder")
-    assert not package_imports("encoder") <= set(NUMBERED[: NUMBERED.index("decoder")])
-    forms = ["from .cli import main", "from annotated_decoder.cli import main", "import annotated_decoder.cli as c"]
-    forms += ["from . import cli", "from annotated_decoder import cli"]
-    assert [imported(form) for form in forms] == [{"cli"}] * len(forms)
-    assert imported("import annotated_decoder") == {""}    # all of it
+def test_no_import_goes_in_a_circle():
+    graphlib.TopologicalSorter({module: imported(text, module) for module, text in TEXTS.items() if module}).prepare()
+
+
+FORMS = {
+    "from . import checkpoints": "trained.checkpoints",
+    "from .checkpoints import Checkpoints": "trained.checkpoints",
+    "from .. import attention": "attention",
+    "from .. import __version__, check": "check",
+    "from ..check import read_memory": "check",
+    "from ..check.laws import law": "check.laws",
+    "from annotated_decoder import cli": "cli",
+    "from annotated_decoder.cli import main": "cli",
+    "from annotated_decoder.check import laws": "check.laws",
+    "from annotated_decoder.check.laws import (\n    law,\n)": "check.laws",
+    "from annotated_decoder import pronounce": "pronunciation",
+    "from .. import Cache": "caching",
+    "import annotated_decoder.check.laws": "check.laws",
+    "import annotated_decoder.check.laws as z": "check.laws",
+    "import annotated_decoder\n\nannotated_decoder.check.laws.law()": "check.laws",
+    "import annotated_decoder as whole": "",
+    "from annotated_decoder import *": "",
+    "def late():\n    from ..teaching import drawing": "teaching.drawing",
+    "if TYPE_CHECKING:\n    from ..teaching.drawing import Diagram": "teaching.drawing",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_import_is_seen(form):
+    assert home_of("annotated_decoder." + FORMS[form]) == FORMS[form]
+    assert FORMS[form] in imported(form, "trained.hub") and len(imported(form, "trained.hub")) <= 2
+    at_home = imported("from .hub import SharedModel", "trained")    # in a room's own `__init__`
+    assert at_home == {"trained.hub"} and imported("from .. import check", "trained") == {"check"}
+    assert imported("import annotated_decoder\nimport torch.nn\nannotated_decoder.__version__", "trained.hub") == set()
+
+
+def test_an_import_upward_would_be_seen():
+    assert "attention" in imported(TEXTS["decoder"], "decoder")
+    for module, name in (
+        ("attention", "decoder"), ("attention", "attention"), ("decoder", "trained.hub"), ("decoder", "trained"),
+        ("looking_inside", "pronunciation"), ("trained.hub", "pronunciation.model"), ("teaching", "check.laws"),
+        ("pretrained.rules", "teaching"), ("check.laws", "cli"), ("check", "__main__"), ("cli", "__main__"),
+        ("trained.hub", ""), ("cli", ""),
+    ):    # fmt: skip
+        assert above(module, {name}) == {name}, (module, name)
+    below = {"attention", "trained", "trained.hub", "pronunciation.model", "teaching", "check.laws", "check.reading"}
+    assert above("check.laws", below) == set() == above("cli", below)
+
+
+def test_the_package_itself_loads_nothing_until_it_is_asked():
+    from annotated_decoder import _CHAPTERS
+
+    body = ast.parse(TEXTS[""]).body
+    (types,) = [node for node in body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    assert imported("\n".join(ast.unparse(node) for node in body if node is not types), "") == set()
+    told = {node.module: [alias.name for alias in node.names] for node in types.body}
+    assert {home: sorted(names) for home, names in _CHAPTERS.items()} == {home: sorted(told[home]) for home in told}
+    loaded = "import annotated_decoder, sys; print([m for m in sys.modules if m.split('.')[0] in ('torch', 'numpy')])"
+    assert run(sys.executable, "-c", loaded).strip() == "[]"
+    assert [m for m, text in TEXTS.items() if m and re.search(r"import_module\(f?[\"']|__import__", text)] == []
 
 
 def test_top_level_names_are_few_and_are_no_modules():
     import annotated_decoder
 
-    names, modules = annotated_decoder.__all__, {p.stem for p in PACKAGE.glob("*.py")}
+    names, modules = annotated_decoder.__all__, {part for module in TEXTS for part in module.split(".")}
     assert len(names) <= 15
     assert not set(names) & modules
     assert all(hasattr(annotated_decoder, name) for name in names)
 
 
-def test_modules_keep_to_their_size():
-    lengths = {p.stem: len(p.read_text().splitlines()) for p in PACKAGE.glob("*.py")}
-    most = {"cli": 280}    # several commands
-    assert {name: n for name, n in lengths.items() if n > most.get(name, 250)} == {}
+def test_an_exported_cell_is_about_a_screen_and_no_exception_is_idle(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    from notebooks import LONGER, most_lines, problems
+
+    lines, function, whole = "x = 1\n" * 70, "#| export\ndef f():\n    pass\n", "#| export\nclass A:\n    pass\n"
+    most = {"x = 1\n": 25, function: 45, whole: 72}
+    for start, allowed in most.items():
+        for n, told in ((allowed, 0), (allowed + 1, 1)):
+            cell = nbformat.v4.new_code_cell("\n".join((start + lines).splitlines()[:n]), id="long")
+            found = list(problems(nbformat.v4.new_notebook(cells=[cell]), "a_notebook"))
+            assert sum("split it" in problem for problem in found) == told, (start, n)
+    cells = {f"{path.stem}/{c.id}": c for path in NOTEBOOKS for c in nbformat.read(path, as_version=4).cells}
+    code = {name: cell for name, cell in cells.items() if cell.cell_type == "code"}
+    assert LONGER == {name for name, cell in code.items() if len(cell.source.splitlines()) > most_lines(cell)}
 
 
-@pytest.mark.parametrize("tool", ["stamp", "tidy"])
-def test_notebooks_are_stamped_and_tidy(tool):
-    run(sys.executable, f"tools/{tool}.py", "--check", *(NOTEBOOKS if tool == "tidy" else []))
+def test_a_line_that_is_wider_than_its_page_is_seen(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "tools")
+    from notebooks import problems
+
+    def found(width, tag, strict):
+        cell = nbformat.v4.new_code_cell("x = 1\n#" + "-" * (width - 1), id="wide", metadata={"tags": [tag]})
+        told = problems(nbformat.v4.new_notebook(cells=[cell]), "a_notebook", strict)
+        return sum("83 characters: 1" in problem for problem in told)
+
+    assert [found(83, "x", True), found(84, "x", True)] == [0, 1]
+    assert [found(84, "x", False), found(84, "hide-cell", True)] == [0, 0]
+
+
+@pytest.mark.parametrize("command", ["stamp", "tidy"])
+def test_notebooks_are_stamped_and_tidy(command):
+    run(sys.executable, "tools/notebooks.py", command, "--check")
 
 
 def test_a_wrong_stamp_is_seen(tmp_path):
@@ -109,7 +246,8 @@ def test_a_wrong_stamp_is_seen(tmp_path):
     config = yaml.safe_load((ROOT / "_config.yml").read_text())
     config["repository"]["url"] += "-moved"
     (tmp_path / "_config.yml").write_text(yaml.safe_dump(config))
-    done = subprocess.run([sys.executable, "tools/stamp.py", "--check"], cwd=tmp_path, capture_output=True, text=True)
+    command = [sys.executable, "tools/notebooks.py", "stamp", "--check"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stdout.count("disagrees") == len(NOTEBOOKS)
 
@@ -118,7 +256,7 @@ def test_a_notebook_not_run_from_the_top_is_seen(tmp_path):
     notebook = nbformat.read(NOTEBOOKS[0], as_version=4)
     next(c for c in notebook.cells if c.cell_type == "code").execution_count = 99
     nbformat.write(notebook, tmp_path / "x.ipynb")
-    command = [sys.executable, "tools/tidy.py", "--check", tmp_path / "x.ipynb"]
+    command = [sys.executable, "tools/notebooks.py", "tidy", "--check", tmp_path / "x.ipynb"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and "count 99" in done.stdout
 
@@ -129,7 +267,7 @@ def test_solutions_are_folded_outside_the_book_too(tmp_path):
     notebook = nbformat.read(ROOT / "notebooks" / "03_cross_attention.ipynb", as_version=4)
     del next(c for c in notebook.cells if c.id.startswith("solution-")).metadata["cellView"]
     nbformat.write(notebook, tmp_path / "x.ipynb")
-    command = [sys.executable, "tools/tidy.py", "--check", tmp_path / "x.ipynb"]
+    command = [sys.executable, "tools/notebooks.py", "tidy", "--check", tmp_path / "x.ipynb"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and "is not tidy" in done.stdout
 
@@ -139,14 +277,14 @@ def test_a_notebook_whose_outputs_are_stale_is_seen(tmp_path):
     cell = next(c for c in notebook.cells if c.cell_type == "code" and "print" in c.source)
     cell.source += "\n# a change that was not run"
     nbformat.write(notebook, tmp_path / "x.ipynb")
-    command = [sys.executable, "tools/tidy.py", "--check", tmp_path / "x.ipynb"]
+    command = [sys.executable, "tools/notebooks.py", "tidy", "--check", tmp_path / "x.ipynb"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1 and "outputs are stale" in done.stdout
 
 
 def test_a_picture_that_looks_as_before_keeps_its_bytes(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "tools")
-    from run import keep_unchanged_pictures
+    from notebooks import keep_unchanged_pictures
 
     def notebook(square, level):
         pixels = np.ones((40, 40, 3))
@@ -180,26 +318,36 @@ def copied(tmp_path):
 
 
 def test_the_skeleton_of_a_chapter_runs_and_is_tidy(copied):
-    run(sys.executable, "tools/new_chapter.py", "15_bug_museum", "The bug museum", cwd=copied)
-    run(sys.executable, "tools/run.py", "notebooks/15_bug_museum.ipynb", cwd=copied)
-    run(sys.executable, "tools/tidy.py", "--check", "notebooks/15_bug_museum.ipynb", cwd=copied)
-    notebook = nbformat.read(copied / "notebooks" / "15_bug_museum.ipynb", as_version=4)
+    run(sys.executable, "tools/notebooks.py", "new", "16_bug_museum", "The bug museum", cwd=copied)
+    run(sys.executable, "tools/notebooks.py", "run", "notebooks/16_bug_museum.ipynb", cwd=copied)
+    run(sys.executable, "tools/notebooks.py", "tidy", "--check", "notebooks/16_bug_museum.ipynb", cwd=copied)
+    notebook = nbformat.read(copied / "notebooks" / "16_bug_museum.ipynb", as_version=4)
     assert notebook.cells[0].source.startswith("# The bug museum")
     assert re.search(r"^\*Runs in under \d+ seconds on two cores", notebook.cells[0].source, re.M)
-    assert "bug_museum" == exported_module(copied / "notebooks" / "15_bug_museum.ipynb")
+    assert "bug_museum" == exported_module(copied / "notebooks" / "16_bug_museum.ipynb")
     assert any(c.cell_type == "code" and c.outputs and "True" in c.outputs[0].get("text", "") for c in notebook.cells)
 
 
-@pytest.mark.parametrize("name", ["museum", "15_Museum", "15_attention"])
+@pytest.mark.parametrize("name", """
+    museum 16_Museum 16_attention house/museum trained/16_museum trained/hub command_line/museum
+""".split())
 def test_a_chapter_that_cannot_be_is_refused(copied, name):
-    command = [sys.executable, "tools/new_chapter.py", name, "Attention again"]
+    command = [sys.executable, "tools/notebooks.py", "new", name, "Attention again"]
     done = subprocess.run(command, cwd=copied, capture_output=True, text=True)
-    assert done.returncode == 2 and name in done.stderr and list((copied / "notebooks").iterdir()) == []
+    assert done.returncode == 1 and name in done.stdout and list((copied / "notebooks").iterdir()) == []
+
+
+def test_a_room_s_new_notebook_lies_in_its_folder_and_links_up(copied):
+    run(sys.executable, "tools/notebooks.py", "new", "trained/shelf", "The shelf", cwd=copied)
+    path = copied / "notebooks" / "trained" / "shelf.ipynb"
+    assert exported_module(path) == "trained.shelf"
+    title = nbformat.read(path, as_version=4).cells[0].source
+    assert "(../02_attention.ipynb)" in title and "/notebooks/trained/shelf.ipynb)" in title
 
 
 def test_a_run_time_is_the_next_round_one_and_stays_where_noise_moves_it(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "tools")
-    from run import run_time
+    from notebooks import run_time
 
     expected = {3: "10 seconds", 11: "20 seconds", 41: "a minute", 61: "two minutes", 301: "6 minutes"}
     assert {seconds: run_time(seconds) for seconds in expected} == expected
@@ -208,7 +356,7 @@ def test_a_run_time_is_the_next_round_one_and_stays_where_noise_moves_it(monkeyp
 
 
 def test_the_page_of_laws_is_up_to_date():
-    run(sys.executable, "tools/mutate.py", "--check")
+    run(sys.executable, "tools/mutations.py", "--check")
 
 
 def test_the_first_trial_is_the_recipe_but_for_its_epochs_and_the_others_change_what_they_name(monkeypatch):
@@ -242,6 +390,26 @@ def test_no_text_holds_the_marks_of_a_merge():
     assert [p.name for p in texts if re.search("^(<{7} |>{7} )", p.read_text(encoding="utf-8"), re.M)] == []
 
 
+def test_the_lock_holds_all_that_is_asked_for_with_hashes_but_torch():
+    def pins(name):
+        return dict(re.findall(r"^([\w.-]+)==([^\s;]+)", (ROOT / name).read_text(encoding="utf-8"), re.M))
+
+    asked = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in pins("requirements.txt").items()}
+    locked, text = pins("requirements.lock"), (ROOT / "requirements.lock").read_text(encoding="utf-8")
+    assert asked.pop("torch") and "torch" not in locked and not [name for name in locked if name.startswith("nvidia")]
+    assert {name: locked.get(name) for name in asked} == asked
+    assert len(locked) > 200 and "://" not in text
+    entries = re.split(r"\n(?=\S)", text.split("\n\n", 1)[1])
+    assert all("==" in entry and "--hash=sha256:" in entry for entry in entries)
+
+
+def test_every_mutation_is_of_a_module_that_is_there():
+    laws = tomllib.loads((ROOT / "tests" / "mutations.toml").read_text(encoding="utf-8"))["law"]
+    broken = [mutation for law in laws for mutation in law["mutation"]]
+    assert len(broken) > 200
+    assert [m["what"] for m in broken if TEXTS.get(m["module"], "").count(m["old"]) != 1] == []
+
+
 def test_one_version_everywhere():
     from annotated_decoder import __version__
 
@@ -258,7 +426,7 @@ def test_the_repository_address_is_the_same_everywhere():
 
 def test_every_claim_has_its_heading_and_its_cell():
     page = (ROOT / "book" / "claims.md").read_text()
-    linked = re.findall(r"\[(N\d+)\]\(\.\./(notebooks/\w+\.ipynb)#claim-n(\d+)\)", page)
+    linked = re.findall(r"\[(N\d+)\]\(\.\./(notebooks/[\w/]+\.ipynb)#claim-n(\d+)\)", page)
     assert [f"N{i}" for i in range(1, 17)] == [name for name, _, _ in linked]
     for name, notebook, number in linked:
         cells = nbformat.read(ROOT / notebook, as_version=4).cells
@@ -281,10 +449,10 @@ def test_the_wheel_holds_the_package_and_no_dictionary(archives):
     with zipfile.ZipFile(archives[1]) as archive:
         files = {n for n in archive.namelist() if ".dist-info/" not in n}
         notices = {n.split("/")[-1] for n in archive.namelist() if "/licenses/" in n}
-        size = archive.getinfo("annotated_decoder/pronouncer.safetensors").file_size
-    modules = {f"annotated_decoder/{p.name}" for p in PACKAGE.glob("*.py")}
-    others = {"annotated_decoder/py.typed", "annotated_decoder/pronouncer.safetensors", "annotated_decoder_command.py"}
-    assert files == modules | others
+        size = archive.getinfo("annotated_decoder/pronunciation/pronouncer.safetensors").file_size
+    ours = {p.relative_to(PACKAGE.parent).as_posix() for p in PACKAGE.rglob("*") if p.is_file()}
+    assert files == {name for name in ours if not name.endswith((".pyc", "_modidx.py"))}
+    assert {f"annotated_decoder/{room}/__init__.py" for room in ROOMS} | {"annotated_decoder/py.typed"} < files
     assert notices == {"LICENSE", "LICENSE-CMUDICT"}
     assert size <= 8_000_000
 
@@ -293,7 +461,7 @@ def test_the_source_archive_holds_all_that_its_own_tests_need(archives):
     with tarfile.open(archives[0]) as archive:
         files = {n.split("/", 1)[1] for n in archive.getnames() if "/" in n}
     tracked = set(run("git", "ls-files").split()) if (ROOT / ".git").exists() else set()
-    unneeded = (".ci/", ".github/", ".gitignore", ".gitattributes", "MANIFEST.in")
+    unneeded = (".ci/", ".devcontainer/", ".github/", ".gitignore", ".gitattributes", "MANIFEST.in")
     assert {n for n in tracked - files if not n.startswith(unneeded)} == set()
     assert [n for n in files if n.startswith(("_build/", ".venv/", "dist/")) or n.endswith(".pyc")] == []
 

@@ -16,7 +16,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from notebooks import FOLDER, ROOT, every_notebook
+
 HOME = ROOT / "_build" / "alone"
 PYTHON = HOME / "env" / "bin" / "python"
 RUN = HOME / "run"    # outside the checkout's src, and holding nothing of it
@@ -76,7 +77,7 @@ def use(packages: Path) -> None:
     print(f"{found}: {said.strip()}", flush=True)
 
 
-def notebooks(names: list[str]) -> int:
+def run_alone(names: list[str]) -> int:
     "Strict nbval on each notebook in a folder of its own; its exit status."
     kernel = HOME / "share" / "jupyter" / "kernels" / "alone"
     kernel.mkdir(parents=True, exist_ok=True)
@@ -86,10 +87,13 @@ def notebooks(names: list[str]) -> int:
     (kernel / "kernel.json").write_text(json.dumps(spec))
     shutil.rmtree(RUN, ignore_errors=True)
     copies = []
-    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+    for path in every_notebook():
         if not names or path.stem in names:
-            (RUN / path.stem).mkdir(parents=True)
-            copies.append(shutil.copy(path, RUN / path.stem))
+            alone = RUN / path.relative_to(FOLDER).with_suffix("")
+            alone.mkdir(parents=True)
+            copies.append(shutil.copy(path, alone))
+    if not copies:
+        raise SystemExit(f"no notebook is called {' or '.join(names)}")
     (RUN / "pytest.ini").write_text("[pytest]\n")
     nbval = "--nbval", "--nbval-kernel-name", "alone", "--nbval-cell-timeout=300"
     command = sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile", *nbval
@@ -108,7 +112,7 @@ def main() -> int:
     args = options.parse_args()
     HOME.mkdir(parents=True, exist_ok=True)
     environment(build(), args.python)
-    return notebooks(args.names)
+    return run_alone(args.names)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import axe_playwright_python
 import pytest
 
 HTML = Path(__file__).resolve().parents[2] / "_build" / "html"
-PAGES = sorted(str(p.relative_to(HTML)) for folder in ("book", "notebooks") for p in (HTML / folder).glob("*.html"))
+PAGES = sorted(str(p.relative_to(HTML)) for folder in ("book", "notebooks") for p in (HTML / folder).rglob("*.html"))
 PAGES += ["genindex.html", "search.html"] if PAGES else []
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [

@@ -3,8 +3,10 @@
 They need the built book and Debian's Chromium; `browsing` says what happens where there is none.
 """
 
+import re
+
 import pytest
-from browsing import PAGES, violations, visit
+from browsing import HTML, PAGES, violations, visit
 
 ONE_OF_EACH_COLOUR = """() => {    // code has thousands of coloured words; of each colour one a page is enough
   const seen = new Set();
@@ -25,6 +27,12 @@ def views(browser, site):
         tab.route("**", lambda route: route.continue_() if route.request.url.startswith(site) else route.abort())
         tabs[name] = tab
     return tabs
+
+
+def test_every_page_of_the_contents_is_looked_at():
+    contents = (HTML.parents[1] / "_toc.yml").read_text(encoding="utf-8")
+    listed = re.findall(r"^ *(?:- file|root): (\S+)$", contents, re.M)
+    assert len(listed) > 40 and {f"{name}.html" for name in listed} <= set(PAGES)
 
 
 @pytest.mark.parametrize("view", VIEWS)

@@ -1,7 +1,7 @@
 """Show that the laws have teeth: break the package in one place at a time, and see the test meant for it fail.
 
 `tests/mutations.toml` lists each law, the ways to break it, and for each way the test that must turn red.
-`mutate.py` applies them to copies of the package, two at a time; it fails where one survives, or where a test
+`mutations.py` applies them to copies of the package, two at a time; it fails where one survives, or where a test
 does not pass on the package as it is. `--table` then writes what it saw to `tests/README.md`.
 """
 
@@ -43,7 +43,7 @@ The 33 others change nothing that the package can do:
 ## Laws, and the mutations they kill
 
 `make mutants` breaks the package in each of these ways, one at a time, and fails unless the test meant for it does.
-`tools/mutate.py --table` writes this page, from `mutations.toml`, after a run in which every mutation was killed.
+`tools/mutations.py --table` writes this page, from `mutations.toml`, after a run in which every mutation was killed.
 
 | law | mutation | in | killed by |
 |---|---|---|---|
@@ -70,10 +70,10 @@ def table() -> str:
 def broken_copy(mutation, folder: Path) -> None:
     "The package in `folder`, with one replacement."
     shutil.copytree(PACKAGE, folder / "annotated_decoder", ignore=shutil.ignore_patterns("__pycache__"))
-    path = folder / "annotated_decoder" / f"{mutation['module']}.py"
+    path = folder / "annotated_decoder" / f"{mutation['module'].replace('.', '/')}.py"
     text = path.read_text(encoding="utf-8")
     if (times := text.count(mutation["old"])) != 1:
-        where = f"{mutation['old']!r} stands {times} times in {path.name}, not once"
+        where = f"{mutation['old']!r} stands {times} times in {mutation['module']}, not once"
         raise SystemExit(f"{mutation['what']}: {where}; bring {LIST.name} up to date")
     path.write_text(text.replace(mutation["old"], mutation["new"]), encoding="utf-8")
 
@@ -109,12 +109,13 @@ def outcomes(jobs):
 
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("modules", nargs="*", help="break these alone, as in trained.batches")
     options.add_argument("--table", action="store_true", help=f"write {TABLE.relative_to(ROOT)} when all are killed")
     options.add_argument("--check", action="store_true", help="only say whether that page is up to date")
     args = options.parse_args()
     if args.check:
         fresh = TABLE.exists() and TABLE.read_text(encoding="utf-8") == table()
-        print("" if fresh else f"{TABLE.relative_to(ROOT)} is stale; run tools/mutate.py --table")
+        print("" if fresh else f"{TABLE.relative_to(ROOT)} is stale; run tools/mutations.py --table")
         return int(not fresh)
 
     os.environ |= {"HYPOTHESIS_PROFILE": "mutants", "OMP_NUM_THREADS": "1"}
@@ -122,7 +123,10 @@ def main() -> int:
     import beartype, hypothesis, jaxtyping, safetensors.torch, torch, transformers.models.t5.modeling_t5  # noqa: E401, F401, I001
 
     gc.freeze()    # or each fork would copy all of it at its first collection of garbage
-    listed, faults = mutations(), 0
+    listed = [mutation for mutation in mutations() if not args.modules or mutation["module"] in args.modules]
+    if unknown := set(args.modules) - {mutation["module"] for mutation in listed}:
+        options.error(f"no mutation of {', '.join(sorted(unknown))} is listed")
+    faults = 0
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch, "whole")
         shutil.copytree(PACKAGE, whole / "annotated_decoder", ignore=shutil.ignore_patterns("__pycache__"))
@@ -141,7 +145,7 @@ def main() -> int:
             if not right:
                 print(f"  {', '.join(jobs[number][1])}: exit status {status}\n{(jobs[number][0] / 'log').read_text()}")
     print(f"{len(jobs) - faults} passed, {faults} failed")
-    if args.table and not faults:
+    if args.table and not faults and not args.modules:
         TABLE.write_text(table(), encoding="utf-8")
     return int(faults > 0)
 
