@@ -25,7 +25,7 @@ PACKAGE = ROOT / "src" / "annotated_decoder"
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(path for path in FOLDER.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
 SOURCES = sorted(path for path in PACKAGE.rglob("*.py") if path.name != "_modidx.py")
-ROOMS = "trained pronunciation pretrained teaching check".split()    # each may import from those before it
+ROOMS = "pretrained trained pronunciation teaching check".split()    # each may import from those before it
 FEWEST = {"": (15, 16), "trained": (5, 6), "pronunciation": (3, 4), "pretrained": (5, 6), "teaching": (4, 5),
           "check": (2, 3), "command_line": (1, 0)}    # notebooks and modules that are there at least
 
