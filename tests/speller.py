@@ -16,10 +16,10 @@ def small_pronouncer(seed=0, tied=True, **changes):
     target = Vocabulary.of({p for said in WORDS.values() for p in said.split()})
     torch.manual_seed(seed)
     shape = dict(d_model=32, n_heads=2, d_ff=64, n_layers=1, dropout=0.0, max_len=12) | changes
-    encoder, decoder = (split_shape(dict(vocab_size=len(side)) | shape) for side in (source, target))
-    stack, size = build_decoder(*decoder), (shape["d_model"], len(target))
-    head = Projection(*size, stack.embedding.tokens.weight if tied else None)
-    model = EncoderDecoder(build_encoder(*encoder), stack, head)
+    encoder = build_encoder(*split_shape(dict(vocab_size=len(source)) | shape))
+    decoder = build_decoder(*split_shape(dict(vocab_size=len(target)) | shape))
+    head = Projection(shape["d_model"], len(target), decoder.embedding.tokens.weight if tied else None)
+    model = EncoderDecoder(encoder, decoder, head)
     return TrainedModel(model.eval(), source, target, notes={"made": ["for a test", 1.5]})
 
 

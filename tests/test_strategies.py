@@ -131,7 +131,7 @@ def test_the_best_hypothesis_comes_first(seed, shape, width, length_penalty):
 
 def test_a_length_penalty_favours_longer_sequences():
     def lengths(penalty):
-        found = (beam_search(model(seed, end_bias=2.0), ids(2, 4), length_penalty=penalty) for seed in range(24, 28))
+        found = (beam_search(model(seed, end_bias=2.0), ids(2, 4), length_penalty=penalty) for seed in range(4))
         return [len(hypotheses[0].tokens) for rows in found for hypotheses in rows]
 
     assert sum(lengths(1.0)) > sum(lengths(0.0))

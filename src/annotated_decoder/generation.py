@@ -41,9 +41,9 @@ class EncoderDecoder(nn.Module):
     @classmethod
     def of(cls, encoder: StackConfig, decoder: StackConfig, tied: bool = True) -> "EncoderDecoder":
         "The model of the paper in these shapes; tied: the projection shares the target embedding's weight."
-        stack = Decoder.of(decoder)
-        table = stack.embedding.tokens.weight if tied else None
-        return cls(Encoder.of(encoder), stack, Projection(decoder.d_model, decoder.vocab_size, table))
+        source_side, target_side = Encoder.of(encoder), Decoder.of(decoder)
+        table = target_side.embedding.tokens.weight if tied else None
+        return cls(source_side, target_side, Projection(decoder.d_model, decoder.vocab_size, table))
 
     def encode(
         self, source: Source, source_mask: Bool[Tensor, "batch source"] | None = None

@@ -233,11 +233,12 @@ def build_encoder(config: StackConfig, parts: Parts, embedding: nn.Module | None
 
     Chapter *Parts of other families*.
     """
+    foot = _embedding(config, parts) if embedding is None else embedding
     layers = [
         EncoderLayer(_attention(config, parts), _feed_forward(config, parts), _residuals(config, parts, 2))
         for _ in range(config.n_layers)
     ]
-    whole = config, _embedding(config, parts) if embedding is None else embedding, layers, _final_norm(config, parts)
+    whole = config, foot, layers, _final_norm(config, parts)
     if parts.positions == "relative":
         encoder: Encoder = RelativeEncoder(*whole, relative=_relative(config, parts, bidirectional=True))
     else:
@@ -251,6 +252,7 @@ def build_decoder(config: StackConfig, parts: Parts) -> Decoder:
 
     Chapter *Parts of other families*.
     """
+    embedding = _embedding(config, parts)
     relative = _relative(config, parts, bidirectional=False) if parts.positions == "relative" else None
     mask = causal_mask if relative is None else relative.causal
     layers = [
@@ -260,7 +262,7 @@ def build_decoder(config: StackConfig, parts: Parts) -> Decoder:
         )
         for index in range(config.n_layers)
     ]    # fmt: skip
-    decoder = Decoder(config, _embedding(config, parts), layers, _final_norm(config, parts))
+    decoder = Decoder(config, embedding, layers, _final_norm(config, parts))
     if relative is not None:
         decoder.relative = relative    # one for all layers; registered here, so that it is trained and stored once
     decoder.parts = parts    # type: ignore[assignment]
