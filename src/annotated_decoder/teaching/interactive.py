@@ -110,8 +110,7 @@ class Piece:
     def id(self) -> str:
         "Ten hexadecimal digits, from everything that is in the piece."
         parts = (self.label, as_json(self.data, self.digits), self.still, self.script, self.style)
-        parts += (_TOOLS, _STYLE, _FRAME)
-        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:10]
+        return hashlib.sha256(json.dumps([*parts, _TOOLS, _STYLE, _FRAME]).encode()).hexdigest()[:10]
 
     @property
     def html(self) -> str:
