@@ -48,6 +48,7 @@ lint: $(READY)  ## style, types, workflows, stamps, and stored outputs that are 
 	$(BIN)/ruff check .
 	$(BIN)/mypy src
 	$(BIN)/zizmor --offline --quiet .github
+	@if command -v npx >/dev/null; then npx --yes @biomejs/biome@2.6.8 lint --error-on-warnings src/annotated_decoder/teaching/pieces; else echo "JavaScript and CSS are not linted: there is no npx"; fi
 	$(BIN)/python tools/notebooks.py stamp --check
 	$(BIN)/python tools/notebooks.py tidy --check
 
