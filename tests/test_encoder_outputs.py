@@ -73,11 +73,6 @@ def test_the_mask_knows_a_padding_id_that_is_real():
     assert real.tolist() == [[True, True, True], [True, True, False]]
 
 
-def test_a_symbol_that_is_no_string_is_refused():
-    with pytest.raises(ValueError, match=r"give strings.*\[7\]"):
-        Vocabulary((*Vocabulary.SPECIAL, "a", 7))
-
-
 def test_no_sequence_is_refused():
     with pytest.raises(ValueError, match="no sequence to pad; give at least one"):
         pad([])
