@@ -24,7 +24,7 @@ def softmax(
     if not temperature > 0:
         wanted = "it must be above 0 (for 0, take the argmax)"
         raise ValueError(f"temperature is {temperature}; {wanted}")
-    least = torch.finfo(logits.dtype).tiny    # a smaller temperature would round to 0
+    least = torch.finfo(logits.dtype).tiny    # a smaller one would round to 0
     shifted = logits - logits.amax(-1, keepdim=True)
     return (shifted / max(temperature, least)).softmax(-1)
 
