@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.nn.utils.rnn import pad_sequence
 
 from annotated_decoder.encoder_outputs import END, PAD, START, Vocabulary, pad
 
@@ -59,6 +60,17 @@ def test_padding_keeps_every_row_and_marks_exactly_the_rest(rows, pad_id):
         assert found[is_real].tolist() == row
         assert is_real.tolist() == sorted(is_real.tolist(), reverse=True)
         assert torch.all(found[~is_real] == pad_id)
+
+
+@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=6), min_size=1, max_size=5), st.integers(0, 9))
+def test_padding_agrees_with_torch(rows, pad_id):
+    expected = pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=pad_id)
+    assert torch.equal(pad(rows, pad_id)[0], expected)
+
+
+def test_the_mask_knows_a_padding_id_that_is_real():
+    _, real = pad([[0, 5, 6], [0, 7]], pad_id=0)
+    assert real.tolist() == [[True, True, True], [True, True, False]]
 
 
 def test_no_sequence_is_refused():

@@ -1,6 +1,7 @@
 """Softmax and its loss agree with torch, do not overflow, and see differences only."""
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def test_temperature_divides_the_logits(seed, dtype, vocab_size, temperature):
 
 @given(seeds, dtypes, sizes, st.sampled_from([1e-37, 1e-50, 1e-300]))
 def test_a_minute_temperature_takes_the_best_alone(seed, dtype, vocab_size, temperature):
-    logits = noise(2, vocab_size, seed=seed, dtype=dtype)
+    logits = 1000 * noise(2, vocab_size, seed=seed, dtype=dtype)    # divided as they are, they overflow
     best = torch.nn.functional.one_hot(logits.argmax(-1), vocab_size)
     assert torch.equal(softmax(logits, temperature), best.to(dtype))
 
@@ -64,10 +65,24 @@ def test_a_temperature_not_above_zero_is_refused(temperature):
         softmax(torch.zeros(3), temperature)
 
 
+@given(st.lists(st.integers(-60, 60), min_size=1, max_size=8), st.integers(-5000, 5000))
+def test_shares_are_those_of_exact_arithmetic_whatever_the_shift(multiples, shift):
+    powers = [Fraction(2) ** k for k in multiples]    # exp(k ln 2), exactly
+    exact = [power / sum(powers) for power in powers]
+    assert all(share > 0 for share in exact) and sum(exact) == 1
+    logits = torch.tensor([multiples], dtype=torch.float64) * math.log(2)
+    expected = torch.tensor([[float(share) for share in exact]], dtype=torch.float64)
+    assert_close(softmax(logits), expected, atol=1e-12, rtol=0)
+    assert_close(softmax(logits + shift * math.log(2)), expected, atol=1e-9, rtol=0)
+
+
 def test_the_logarithm_is_finite_where_the_share_underflows():
     logits = torch.tensor([0.0, -1000.0])
     assert softmax(logits).tolist() == [1.0, 0.0]
-    assert log_softmax(logits).tolist() == [0.0, -1000.0]
+    logits.requires_grad_()
+    log_p = log_softmax(logits)
+    assert log_p.tolist() == [0.0, -1000.0]
+    assert torch.autograd.grad(log_p[1], logits)[0].tolist() == [-1.0, 1.0]
 
 
 def test_a_token_ruled_out_has_no_share():
@@ -105,6 +120,22 @@ def test_padding_has_no_gradient():
     real = torch.tensor([[True, True, False], [True, False, False]])
     cross_entropy(logits, torch.zeros(2, 3, dtype=torch.long), real, smoothing=0.1).backward()
     assert torch.all(logits.grad[~real] == 0) and torch.all(logits.grad[real] != 0)
+
+
+def test_a_perfect_smoothed_answer_costs_its_entropy_and_has_no_gradient():
+    shares = torch.full((72,), 0.1 / 72, dtype=torch.float64)
+    shares[0] += 0.9
+    logits = shares.log().requires_grad_()
+    loss = cross_entropy(logits, torch.tensor(0), smoothing=0.1)
+    loss.backward()
+    assert loss.item() == pytest.approx(-(shares * shares.log()).sum().item(), abs=1e-12)
+    assert logits.grad.abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_an_average_over_nothing_is_nan(smoothing):
+    nothing = torch.zeros(2, 3, dtype=torch.bool)
+    assert cross_entropy(noise(2, 3, 5), torch.zeros(2, 3, dtype=torch.long), nothing, smoothing).isnan()
 
 
 def test_equal_logits_cost_ln_v():

@@ -7,8 +7,10 @@ memory that every decoder layer reads."""
 __all__ = ['PAD', 'START', 'END', 'Vocabulary', 'pad']
 
 # %% ../../notebooks/01_encoder_outputs.ipynb #imports
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import ClassVar
 
 import torch
@@ -16,14 +18,14 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 # %% ../../notebooks/01_encoder_outputs.ipynb #vocabulary
-PAD, START, END = 0, 1, 2    # the ids of the special symbols, in every vocabulary of this book
+PAD, START, END = 0, 1, 2    # the special symbols' ids, in every vocabulary here
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The symbols of one side, in the order of their ids; the three special symbols come first.
+    """The symbols of one side in the order of their ids, the special ones first.
 
-    Raises ValueError where a symbol stands twice, or is not in the vocabulary.
+    Raises ValueError for a symbol or an id that it does not have.
     Chapter *Encoder outputs*.
     """
 
@@ -31,13 +33,12 @@ class Vocabulary:
     SPECIAL: ClassVar[tuple[str, ...]] = ("<pad>", "<s>", "</s>")
 
     def __post_init__(self):
-        if self.symbols[:3] != self.SPECIAL:
-            raise ValueError(f"a vocabulary starts with {self.SPECIAL}, not with {self.symbols[:3]}")
-        if other := [s for s in self.symbols if not isinstance(s, str)]:
-            raise ValueError(f"symbols that are no strings: {other}; give strings")
-        if len(set(self.symbols)) < len(self.symbols):
-            twice = sorted({s for s in self.symbols if self.symbols.count(s) > 1})
-            raise ValueError(f"symbols that stand more than once: {twice}; give each of them once")
+        if (first := self.symbols[:3]) != self.SPECIAL:
+            wanted = f"a vocabulary starts with {self.SPECIAL}"
+            raise ValueError(f"{wanted}, not with {first}")
+        counted = Counter(self.symbols).items()
+        if wrong := [s for s, n in counted if n > 1 or not isinstance(s, str)]:
+            raise ValueError(f"give strings, each of them once; wrong are {wrong}")
 
     @classmethod
     def of(cls, ordinary: Iterable[str]) -> "Vocabulary":
@@ -49,40 +50,34 @@ class Vocabulary:
 
     def encode(self, symbols: Iterable[str]) -> list[int]:
         "The ids of these symbols; for a source of letters, a word will do."
-        symbols, ids = list(symbols), {symbol: i for i, symbol in enumerate(self.symbols)}
-        unknown = sorted({s for s in symbols if s not in ids})
-        if unknown:
-            raise ValueError(f"unknown symbols {unknown}; this vocabulary has {' '.join(self.symbols[3:])}")
+        ids, symbols = {s: i for i, s in enumerate(self.symbols)}, list(symbols)
+        if unknown := sorted({*symbols} - ids.keys()):
+            known = f"this vocabulary has {' '.join(self.symbols[3:])}"
+            raise ValueError(f"unknown symbols {unknown}; {known}")
         return [ids[s] for s in symbols]
 
     def decode(self, ids: Iterable[int]) -> list[str]:
-        """The ordinary symbols of these ids, up to the first end symbol; padding and start are left out.
-
-        Raises ValueError for an id that the vocabulary does not have.
-        """
-        found = []
-        for i in ids:
-            if not 0 <= i < len(self):
-                raise ValueError(f"id {i} is not in this vocabulary; it has 0 to {len(self) - 1}")
-            if i == END:
-                break
-            if i not in (PAD, START):
-                found.append(self.symbols[i])
-        return found
+        "The ordinary symbols of these ids, up to the first end symbol."
+        ids = list(takewhile(lambda i: i != END, ids))
+        if unknown := [i for i in ids if not 0 <= i < len(self)]:
+            known = f"it has 0 to {len(self) - 1}"
+            raise ValueError(f"id {unknown[0]} is not in this vocabulary; {known}")
+        return [self.symbols[i] for i in ids if i not in (PAD, START)]
 
 # %% ../../notebooks/01_encoder_outputs.ipynb #pad
 def pad(
     sequences: Sequence[Sequence[int]], pad_id: int = PAD
 ) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"]]:
-    """Ids of unequal length as one batch, filled up on the right, and its mask: True where an id is real.
+    """Ids of unequal length as one batch, and its mask: True where an id is real.
 
-    The mask comes from the lengths, never from the ids: in some checkpoints the padding id is also the start id.
-    Raises ValueError where there is no sequence.
+    The mask comes from the lengths, never from the ids: in some checkpoints the
+    padding id is also the start id. Raises ValueError where there is no sequence.
     Chapter *Encoder outputs*.
     """
     if not sequences:
         raise ValueError("there is no sequence to pad; give at least one")
-    longest = max(len(s) for s in sequences)
-    tokens = torch.tensor([[*s] + [pad_id] * (longest - len(s)) for s in sequences], dtype=torch.long)
-    mask = torch.arange(longest) < torch.tensor([len(s) for s in sequences])[:, None]
-    return tokens, mask
+    lengths = [len(s) for s in sequences]
+    longest = max(lengths)
+    rows = [[*s] + [pad_id] * (longest - len(s)) for s in sequences]
+    mask = torch.arange(longest) < torch.tensor(lengths)[:, None]
+    return torch.tensor(rows, dtype=torch.long), mask

@@ -8,32 +8,35 @@ __all__ = ['softmax', 'log_softmax', 'cross_entropy']
 
 # %% ../../notebooks/09_softmax.ipynb #imports
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 # %% ../../notebooks/09_softmax.ipynb #softmax
-def softmax(logits: Float[Tensor, "*batch vocab"], temperature: float = 1.0) -> Float[Tensor, "*batch vocab"]:
+def softmax(
+    logits: Float[Tensor, "*batch vocab"], temperature: float = 1.0
+) -> Float[Tensor, "*batch vocab"]:
     """exp(logits / temperature), divided by its sum: positive shares of 1.
 
-    The maximum is taken off first, which changes nothing but keeps exp from overflowing.
     Raises ValueError for a temperature that is not above 0.
     Chapter *Softmax*.
     """
     if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}; it must be above 0 (for 0, take the argmax)")
-    temperature = max(temperature, torch.finfo(logits.dtype).tiny)    # a smaller one would round to 0
-    shifted = (logits - logits.amax(-1, keepdim=True)) / temperature
-    exps = shifted.exp()
-    return exps / exps.sum(-1, keepdim=True)
+        wanted = "it must be above 0 (for 0, take the argmax)"
+        raise ValueError(f"temperature is {temperature}; {wanted}")
+    least = torch.finfo(logits.dtype).tiny    # a smaller one would round to 0
+    shifted = logits - logits.amax(-1, keepdim=True)
+    return (shifted / max(temperature, least)).softmax(-1)
 
-
-def log_softmax(logits: Float[Tensor, "*batch vocab"]) -> Float[Tensor, "*batch vocab"]:
-    """The logarithm of softmax(logits), finite where the probability itself underflows to 0.
+# %% ../../notebooks/09_softmax.ipynb #log-softmax
+def log_softmax(
+    logits: Float[Tensor, "*batch vocab"]
+) -> Float[Tensor, "*batch vocab"]:
+    """ln softmax(logits), finite where the share itself underflows to 0.
 
     Chapter *Softmax*.
     """
-    shifted = logits - logits.amax(-1, keepdim=True)
-    return shifted - shifted.exp().sum(-1, keepdim=True).log()
+    return logits.log_softmax(-1)
 
 # %% ../../notebooks/09_softmax.ipynb #cross-entropy
 def cross_entropy(
@@ -42,19 +45,20 @@ def cross_entropy(
     mask: Bool[Tensor, "*batch"] | None = None,
     smoothing: float = 0.0,
 ) -> Float[Tensor, ""]:
-    """−log p(target) in nats, averaged over the positions where `mask` is True.
+    """−ln p(target) in nats, averaged over the positions where `mask` is True.
 
-    With smoothing ε the target's share is 1 − ε and every token, the target too, gets ε/V on top.
-    Raises ValueError for a mask that is not boolean and for smoothing outside [0, 1); an average over nothing is NaN.
-    Chapter *Softmax*; Szegedy et al. 2016 (smoothing).
+    With smoothing ε the target's share is 1 − ε, and every token gets ε/V on top.
+    An average over nothing is NaN. Raises ValueError for a mask that does not fit,
+    and for smoothing outside [0, 1). Chapter *Softmax*; Szegedy et al. 2016.
     """
-    if mask is not None and (mask.dtype != torch.bool or mask.shape != targets.shape):
-        given = f"{mask.dtype} of shape {tuple(mask.shape)}"
-        raise ValueError(f"the mask is {given}; give torch.bool of shape {tuple(targets.shape)}, True where it counts")
     if not 0 <= smoothing < 1:
-        raise ValueError(f"smoothing is {smoothing}; it must be at least 0 and below 1")
-    log_p = log_softmax(logits)
-    losses = -log_p.gather(-1, targets[..., None]).squeeze(-1)
-    if smoothing:
-        losses = (1 - smoothing) * losses - smoothing * log_p.mean(-1)
-    return losses.mean() if mask is None else losses[mask].mean()
+        wanted = "it must be at least 0 and below 1"
+        raise ValueError(f"smoothing is {smoothing}; {wanted}")
+    if mask is not None:
+        if mask.dtype != torch.bool or mask.shape != targets.shape:
+            given = f"{mask.dtype} of shape {tuple(mask.shape)}"
+            wanted = f"torch.bool of shape {tuple(targets.shape)}, True to count"
+            raise ValueError(f"the mask is {given}; give {wanted}")
+        targets = targets.masked_fill(~mask, -100)    # which torch leaves out
+    logits, targets = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
+    return F.cross_entropy(logits, targets, label_smoothing=smoothing)
