@@ -206,10 +206,9 @@ def train(
 ) -> list[float]:
     """Train in place; return each step's loss. The model is left in evaluation.
 
-    One seed gives one model on the same machine, torch and number of threads,
-    where a process trains one at a time. Raises ValueError without examples, and
-    where a loss or a gradient is no number; that step is not taken.
-    Chapter *Training*.
+    One seed gives one model on the same machine, torch and number of threads, if a
+    process trains one at a time. Raises ValueError without examples, and before a
+    step whose loss or gradient is no number. Chapter *Training*.
     """
     steps = config.epochs * len(list(epoch_batches(examples, config, 0)))
     optimizers = optimizers_for(model, config)
