@@ -212,7 +212,7 @@ def train(
     """
     steps = config.epochs * len(list(epoch_batches(examples, config, 0)))
     optimizers = optimizers_for(model, config)
-    schedules = [schedule_for(each, config, steps) for each in optimizers]
+    schedules: list[Any] = [schedule_for(o, config, steps) for o in optimizers]
     losses: list[float] = []
     with tqdm(total=steps, disable=not progress, mininterval=1) as bar:
         for epoch in range(config.epochs):

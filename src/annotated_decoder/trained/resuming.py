@@ -54,7 +54,7 @@ class TrainingRun:
         self.epoch_steps = sum(1 for _ in epoch_batches(examples, config, 0))
         self.steps = config.epochs * self.epoch_steps
         self.optimizers = optimizers_for(model, config)
-        self.schedules = [schedule_for(optimizer, config, self.steps) for optimizer in self.optimizers]
+        self.schedules: list[Any] = [schedule_for(each, config, self.steps) for each in self.optimizers]
 
     def __iter__(self) -> Iterator[float]:
         while len(self.losses) < self.steps:
