@@ -15,7 +15,8 @@ from speller import examples_of, small_pronouncer
 
 from annotated_decoder.trained import checkpoints
 from annotated_decoder.trained.checkpoints import Checkpoints, deferred_interrupt, train_resumably
-from annotated_decoder.training import TrainingConfig, TrainingRun
+from annotated_decoder.trained.resuming import TrainingRun
+from annotated_decoder.training import TrainingConfig
 
 EVERY = 3
 MANY = os.environ.get("HYPOTHESIS_PROFILE") == "many"

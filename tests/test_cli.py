@@ -19,7 +19,7 @@ from annotated_decoder.pronunciation.dictionary import by_length, report, score,
 from annotated_decoder.pronunciation.model import RECIPE, pronounce, pronouncer, steps
 from annotated_decoder.pronunciation.phonemes import ipa
 from annotated_decoder.trained.model_file import TrainedModel
-from annotated_decoder.training import TrainingRun
+from annotated_decoder.trained.resuming import TrainingRun
 
 SRC = str(Path(command.__file__).parent.parent)
 

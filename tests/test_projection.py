@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small import assert_near, config, dtypes, few, ids, noise, seeded, seeds
 from torch import nn
+from torch.nn.functional import cross_entropy as fused
 
 from annotated_decoder.generation import EncoderDecoder
 from annotated_decoder.projection import Projection
@@ -35,8 +36,32 @@ def test_logits_are_affine_without_activation(d_model, vocab_size, seed, dtype, 
     head = seeded(lambda: Projection(d_model, vocab_size, bias=bias), seed, dtype)
     x = noise(2, 3, d_model, seed=seed, dtype=dtype)
     assert set(head.state_dict()) == ({"weight", "bias"} if bias else {"weight"})
-    assert_near(head(x), x @ head.weight.T + (0 if head.bias is None else head.bias))
+    assert_near(head(x), (x[..., None, :] * head.weight).sum(-1) + (head.bias if bias else 0))
     assert_near(head(2 * x) - head(x), head(x) - head(0 * x))
+
+
+@given(seeds, st.integers(1, 6), st.integers(2, 9))
+def test_logits_have_no_more_freedom_than_the_vector(seed, d_model, vocab_size):
+    head = seeded(lambda: Projection(d_model, vocab_size, bias=False), seed, torch.float64)
+    table = head(noise(20, d_model, seed=seed, dtype=torch.float64)).detach()
+    assert torch.linalg.matrix_rank(table) <= d_model
+
+
+@given(seeds, dtypes)
+def test_it_is_torchs_linear_layer_and_each_position_is_alone(seed, dtype):
+    head = seeded(lambda: Projection(8, 9), seed, dtype)
+    theirs = seeded(lambda: nn.Linear(8, 9), seed, dtype)
+    theirs.load_state_dict(head.state_dict())
+    x, some = noise(2, 3, 8, seed=seed, dtype=dtype), noise(2, 3, 9, seed=seed + 1, dtype=dtype)
+    for layer in (head, theirs):
+        (layer(x) * some).sum().backward()
+    assert_near(head(x), theirs(x))
+    assert_near(head.weight.grad, theirs.weight.grad)
+    assert_near(head.bias.grad, theirs.bias.grad)
+    assert_near(head(x[1, 2]), head(x)[1, 2])
+    changed = x.clone()
+    changed[1, 2] += 1.0
+    assert ((head(changed) - head(x)).abs().amax(-1) > 1e-3).nonzero().tolist() == [[1, 2]]
 
 
 @few
@@ -73,6 +98,41 @@ def test_tied_weights_are_one_parameter():
     tied(ids(1, 3, vocab_size=9), ids(1, 3, vocab_size=9)).logsumexp(-1).sum().backward()
     rows = tied.projection.weight.grad.abs().sum(-1)
     assert torch.all(rows > 0)
+
+
+def test_a_shared_tables_gradient_is_the_sum_of_the_two():
+    table = noise(5, 4, dtype=torch.float64).requires_grad_()
+    other = table.detach().clone().requires_grad_()
+    read, wanted = torch.tensor([[1, 3, 4], [3, 4, 2]])
+
+    def loss(scores):
+        return fused(Projection(4, 5, scores, bias=False)(table[read]), wanted)
+
+    (both,) = torch.autograd.grad(loss(table), table)
+    embedded, projected = torch.autograd.grad(loss(other), [table, other])
+    assert_near(both, embedded + projected)
+    assert (embedded != 0).any(-1).tolist() == [False, True, False, True, True]    # the rows that were read
+    assert (projected != 0).any(-1).all()
+
+
+@few
+@given(seeds, st.sampled_from([0.1, 1.0, 5.0, 14.0]))
+def test_a_loss_lies_between_the_lag_of_its_target_and_ln_v_more(seed, sigma):
+    logits, targets = sigma * noise(200, 72, seed=seed, dtype=torch.float64), ids(1, 200, seed, 72)[0]
+    losses = torch.stack([cross_entropy(row, target) for row, target in zip(logits, targets)])
+    behind = logits.amax(-1) - logits.gather(1, targets[:, None])[:, 0]
+    assert torch.all(losses > behind - 1e-9) and torch.all(losses < behind + math.log(72) + 1e-9)
+    assert losses.mean() < math.log(72) + sigma**2 / 2 + 0.5
+
+
+@few
+@given(seeds)
+def test_an_untrained_tied_model_says_what_it_reads_and_an_untied_one_does_not(seed):
+    tokens = ids(32, 12, seed, 72)
+    for tied in (True, False):
+        model = fresh(tied, 72, 64, seed, n_layers=2)
+        echoes = (model(ids(32, 8, seed + 1, 72), tokens).argmax(-1) == tokens).double().mean()
+        assert echoes > 0.9 if tied else echoes < 0.2
 
 
 def test_tied_weights_stay_one_after_a_load():

@@ -32,7 +32,8 @@ from .dictionary import CMUDICT_NOTICE, Pronunciation, split_of
 from ..softmax import softmax
 from ..trained.checkpoints import Checkpoints, train_resumably
 from ..trained.model_file import TrainedModel
-from ..training import TrainingConfig, TrainingRun, train
+from ..trained.resuming import TrainingRun
+from ..training import TrainingConfig, train
 
 # %% ../../../notebooks/pronunciation/model.ipynb #pronouncer
 PRONOUNCER = Path(str(files("annotated_decoder.pronunciation") / "pronouncer.safetensors"))

@@ -25,8 +25,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from .resuming import TrainingRun
 from .whole_files import sync
-from ..training import TrainingRun
 
 # %% ../../../notebooks/trained/checkpoints.ipynb #durable
 try:
