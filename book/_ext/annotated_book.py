@@ -1,5 +1,6 @@
 """What this book asks of Sphinx beyond Jupyter Book: a small extension, named in `_config.yml`."""
 
+import inspect
 import json
 import pkgutil
 from importlib import import_module
@@ -141,12 +142,18 @@ class PublicNames(SphinxDirective):
 
 
 def described(module):
+    found = import_module(f"{PACKAGE}.{module}")
+    values = {name: inspect.unwrap(getattr(found, name)) for name in found.__all__}
+    # Constants and aliases, which autodoc passes over:
+    plain = [name for name, value in values.items() if not (inspect.isclass(value) or inspect.isroutine(value))]
+    data = "\n\n".join(f".. py:data:: {name}\n   :module: {found.__name__}" for name in plain)
     return f"""```{{eval-rst}}
-.. automodule:: {PACKAGE}.{module}
+.. automodule:: {found.__name__}
    :members:
    :undoc-members:
-   :no-value:
    :exclude-members: training
+
+{data}
 ```"""
 
 
