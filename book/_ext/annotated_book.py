@@ -1,11 +1,21 @@
 """What this book asks of Sphinx beyond Jupyter Book: a small extension, named in `_config.yml`."""
 
+import inspect
+import json
+import pkgutil
+from importlib import import_module
+from pathlib import Path
+
 from docutils import nodes
+from docutils.statemachine import StringList
 from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
 
 logger = logging.getLogger(__name__)
 BADGE = "https://colab.research.google.com/assets/colab-badge.svg"
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+PACKAGE = "annotated_decoder"
 
 
 class HideDirectives(SphinxTransform):
@@ -20,6 +30,42 @@ class HideDirectives(SphinxTransform):
                 shown = "\n".join(line for line in lines if not line.startswith("#|")).strip("\n")
                 block.rawsource = shown
                 block.children = [nodes.Text(shown)]
+
+
+def label_of(cell_id):
+    "The words under which a folded cell lies, from what its id says that it is; None: the words of all others."
+    if cell_id in ("imports", "imports-page"):
+        return "Imports"
+    if cell_id == "also-checked":
+        return "We also checked"
+    return "Solution" if cell_id.startswith("solution-") else None
+
+
+class LabelFoldedCells(SphinxTransform):
+    "Name what a folded cell holds; import cells that follow each other lie under one name."
+
+    default_priority = 410
+
+    def apply(self):
+        path = Path(self.env.doc2path(self.env.docname))
+        if path.suffix != ".ipynb":
+            return
+        ids = [cell.get("id", "") for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
+        cells = [n for n in self.document.findall(nodes.container) if n.get("nb_element") == "cell_code"]
+        for cell in cells:
+            label = "hide_mode" in cell and label_of(ids[cell["cell_index"]])
+            if label:
+                cell["prompt_show"] = cell["prompt_hide"] = label
+        for cell in reversed(cells):
+            place = cell.parent.index(cell)
+            above = cell.parent[place - 1] if place else None
+            if all(isinstance(one, nodes.container) and is_import(one) for one in (cell, above)):
+                above[0].extend(cell[0].children)
+                cell.parent.remove(cell)
+
+
+def is_import(cell):
+    return cell.get("prompt_show") == "Imports" and len(cell) == 1    # one child: the code, and no output
 
 
 class LocalBadge(SphinxTransform):
@@ -44,6 +90,89 @@ class DemandAlt(SphinxTransform):
                 logger.warning("picture without alternative text: %s", image.get("uri"), location=image)
 
 
+def rooms():
+    "The package's subpackages."
+    return sorted(m.name for m in pkgutil.iter_modules(import_module(PACKAGE).__path__) if m.ispkg)
+
+
+def chapters():
+    "The chapters' modules, in their order: a chapter's module has the name of its notebook."
+    names = [path.stem.split("_", 1)[1] for path in sorted(NOTEBOOKS.glob("*.ipynb"))]
+    known = {m.name for m in pkgutil.iter_modules(import_module(PACKAGE).__path__) if not m.ispkg}
+    return [name for name in names if name in known]
+
+
+def documented():
+    "Every module that has public names for a reader of the reference: chapters first, then rooms."
+    return [f"{PACKAGE}.{name}" for name in [*chapters(), *rooms()]]
+
+
+def homes():
+    "Where the reference describes each name at the top of the package: `Decoder` in `annotated_decoder.decoder`."
+    top = import_module(PACKAGE)
+    modules = [import_module(name) for name in documented()]
+    return {
+        name: next(m.__name__ for m in modules if name in m.__all__ and getattr(m, name) is getattr(top, name))
+        for name in top.__all__
+    }
+
+
+class PublicNames(SphinxDirective):
+    """The public names of the package, written from its modules' `__all__`, so that no list is kept by hand.
+
+    ```{public-names} top          the names at the top, each with a link to its description
+    ```{public-names} chapters     every chapter's module, under a heading
+    ```{public-names} check        one room
+    """
+
+    required_arguments = 1
+
+    def run(self):
+        what = self.arguments[0]
+        if what == "top":
+            rows = [f"| {{py:obj}}`{n} <{home}.{n}>` | `{home}` |" for n, home in homes().items()]
+            text = "\n".join(["| name | described with |", "|---|---|", *rows])
+        elif what == "chapters":
+            text = "\n\n".join(f"## {name}\n\n{described(name)}" for name in chapters())
+        else:
+            text = described(what)
+        found = nodes.Element()
+        self.state.nested_parse(StringList(text.splitlines(), self.get_source_info()[0]), 0, found, match_titles=True)
+        return found.children
+
+
+def described(module):
+    found = import_module(f"{PACKAGE}.{module}")
+    values = {name: inspect.unwrap(getattr(found, name)) for name in found.__all__}
+    # Constants and aliases, which autodoc passes over:
+    plain = [name for name, value in values.items() if not (inspect.isclass(value) or inspect.isroutine(value))]
+    data = "\n\n".join(f".. py:data:: {name}\n   :module: {found.__name__}" for name in plain)
+    return f"""```{{eval-rst}}
+.. automodule:: {found.__name__}
+   :members:
+   :undoc-members:
+   :exclude-members: training
+
+{data}
+```"""
+
+
+def keep_to_its_part(app, pagename, templatename, context, doctree):
+    "*Next* and *previous* stay among the chapters, among the reference pages, or in the workshop."
+    parents = {page: parent for parent, pages in app.env.toctree_includes.items() for page in pages}
+    root = app.config.root_doc
+
+    def part(page):
+        while parents.get(page, root) != root:
+            page = parents[page]
+        return page if page in app.env.toctree_includes else root
+
+    around = app.builder.relations.get(pagename)    # (parent, previous, next)
+    for name, page in zip(("prev", "next"), around[1:] if around else (), strict=False):
+        if page and part(page) != part(pagename):
+            context[name] = None
+
+
 def keep_stars(app, what, name, obj, options, lines):
     "In a docstring a star after a bracket is a shape's, as in (*batch, keys), and starts no emphasis."
     lines[:] = [line.replace("(*", r"(\*") for line in lines]
@@ -59,6 +188,8 @@ def drop_thebe(app, config):
 def setup(app):
     app.connect("config-inited", drop_thebe, priority=900)
     app.connect("autodoc-process-docstring", keep_stars, priority=100)
-    for transform in (HideDirectives, LocalBadge, DemandAlt):
+    app.connect("html-page-context", keep_to_its_part)
+    app.add_directive("public-names", PublicNames)
+    for transform in (HideDirectives, LabelFoldedCells, LocalBadge, DemandAlt):
         app.add_transform(transform)
     return {"version": "1", "parallel_read_safe": True}
