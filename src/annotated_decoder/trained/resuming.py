@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any
 
 from ..generation import EncoderDecoder
+from ..pretrained.parts import parts_of
 from annotated_decoder.training import (
     Batch,
     Example,
@@ -26,7 +27,10 @@ from annotated_decoder.training import (
 # %% ../../../notebooks/trained/resuming.ipynb #made-of
 def _made_of(model: EncoderDecoder, config: TrainingConfig, examples: Sequence[Example]) -> dict[str, Any]:
     "What the state of a training belongs to: the configuration, the model's shape, and a hash of the examples."
-    sides = {"encoder": asdict(model.encoder.config), "decoder": asdict(model.decoder.config)}
+    sides = {
+        "encoder": asdict(model.encoder.config) | asdict(parts_of(model.encoder)),
+        "decoder": asdict(model.decoder.config) | asdict(parts_of(model.decoder)),
+    }
     parts = {"examples": list(examples), "parameters": [(n, p.shape, p.dtype) for n, p in model.named_parameters()]}
     hashes = {name: hashlib.sha256(repr(part).encode()).hexdigest() for name, part in parts.items()}
     return asdict(config) | {f"{side}.{k}": v for side, shape in sides.items() for k, v in shape.items()} | hashes
