@@ -30,9 +30,10 @@ def run(name: str, settings: dict) -> dict:
     "One training and its scores, in this process, on one thread."
     import torch
 
-    from annotated_decoder.decoder import StackConfig
     from annotated_decoder.encoder_outputs import Vocabulary
     from annotated_decoder.generation import EncoderDecoder
+    from annotated_decoder.pretrained.parts import build_decoder, build_encoder, split_shape
+    from annotated_decoder.projection import Projection
     from annotated_decoder.pronunciation.dictionary import read_cmudict, score, split_of
     from annotated_decoder.pronunciation.model import machine
     from annotated_decoder.softmax import cross_entropy
@@ -48,10 +49,11 @@ def run(name: str, settings: dict) -> dict:
     source = Vocabulary.of({letter for word in dictionary for letter in word})
     target = Vocabulary.of({p for listed in dictionary.values() for said in listed for p in said})
     torch.manual_seed(config.seed)
-    model = EncoderDecoder.of(
-        StackConfig(vocab_size=len(source), n_layers=layers["encoder"], max_len=48, **shape),
-        StackConfig(vocab_size=len(target), n_layers=layers["decoder"], max_len=48, **shape),
-    )
+    shape |= {"max_len": 48}
+    encoder = build_encoder(*split_shape(shape | {"vocab_size": len(source), "n_layers": layers["encoder"]}))
+    decoder = build_decoder(*split_shape(shape | {"vocab_size": len(target), "n_layers": layers["decoder"]}))
+    head = Projection(decoder.config.d_model, len(target), decoder.embedding.tokens.weight)
+    model = EncoderDecoder(encoder, decoder, head)
     trained = TrainedModel(model, source, target, {})
     parts = {part: [w for w in dictionary if split_of(w) == part] for part in ("training", "validation")}
     examples = [trained.example(word, said) for word in parts["training"] for said in dictionary[word]]
