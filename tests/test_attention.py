@@ -31,6 +31,16 @@ def test_the_last_query_lines_up_with_the_last_key(queries, past):
         assert seen[i].tolist() == [True] * (i + 1 + past) + [False] * (queries - 1 - i)
 
 
+@given(sizes, st.integers(1, 5))
+def test_torchs_causal_switch_is_our_mask_where_it_is_square_and_no_other(queries, past):
+    def seen(keys):
+        equal, unit = torch.zeros(queries, 4), torch.eye(keys)    # equal scores; the output is the weights
+        return scaled_dot_product_attention(equal, torch.zeros(keys, 4), unit, is_causal=True) > 0
+
+    assert torch.equal(seen(queries), causal_mask(queries, queries))
+    assert not torch.equal(seen(queries + past), causal_mask(queries, queries + past))
+
+
 @given(inputs(), st.sampled_from([None, 0.3]))
 def test_the_fused_operation_is_the_readable_form(given_in, scale):
     q, k, v, seen = given_in
@@ -47,6 +57,13 @@ def test_visible_rows_sum_to_one_and_hidden_columns_weigh_nothing(given_in):
     assert_near(weights.sum(-1), torch.ones_like(q[..., 0]))
     assert torch.all(weights[~seen] == 0)
     assert torch.all(weights[seen] > 0)
+
+
+@given(inputs())
+def test_what_stays_visible_shares_the_whole_weight_in_the_same_proportion(given_in):
+    q, k, _, seen = given_in
+    left = attention_weights(q, k).where(seen, 0)
+    assert_near(attention_weights(q, k, seen), left / left.sum(-1, keepdim=True))
 
 
 @given(inputs(), seeds)
@@ -87,6 +104,15 @@ def test_keys_may_stand_in_any_order(given_in, seed):
     assert_near(attention_weights(q, moved[0], moved[2]), attention_weights(q, k, seen)[..., order])
 
 
+@given(seeds, dtypes)
+def test_keys_alone_may_not_move_and_a_causal_mask_sees_their_places(seed, dtype):
+    q, k, v = (noise(n, 3, seed=seed + n, dtype=dtype) for n in (4, 5, 6))
+    v, seen, order = v[:5], causal_mask(4, 5), torch.tensor([4, 2, 0, 1, 3])
+    assert (attention(q, k[order], v) - attention(q, k, v)).abs().max() > 1e-3
+    assert (attention(q, k[order], v[order], seen) - attention(q, k, v, seen)).abs().max() > 1e-3
+    assert_near(attention(q, k[order], v[order]), attention(q, k, v))
+
+
 @given(inputs(), seeds)
 def test_permuted_queries_permute_the_output(given_in, seed):
     q, k, v, seen = given_in
@@ -117,6 +143,23 @@ def test_each_head_works_on_its_own_and_its_width_is_free(seed, dtype, d_model, 
     assert_near(attn(x, k, v), attn.out_proj(torch.cat(alone, -1)))
 
 
+@given(seeds, dtypes, st.integers(2, 6), sizes, st.data())
+def test_self_attention_under_the_mask_keeps_the_future_out_of_sight(seed, dtype, length, n_heads, data):
+    attn = seeded(lambda: MultiHeadAttention(6, n_heads, 3), seed, dtype)
+    x, place = noise(2, length, 6, seed=seed, dtype=dtype), data.draw(st.integers(0, length - 1))
+
+    def outputs(x, seen):
+        return attn(x, *attn.keys_values(x), seen)
+
+    changed = x.clone()
+    changed[:, place] += noise(6, seed=seed + 1, dtype=dtype)
+    before, after = (outputs(h, causal_mask(length, length)) for h in (x, changed))
+    assert_near(after[:, :place], before[:, :place])
+    assert torch.all((after - before)[:, place:].abs().amax(-1) > 0)
+    assert torch.all((outputs(changed, None) - outputs(x, None)).abs().amax(-1) > 0)
+    assert_near(outputs(x[:, : place + 1], causal_mask(place + 1, place + 1)), before[:, : place + 1])
+
+
 @given(seeds, dtypes, sizes, sizes, st.booleans())
 def test_a_key_bias_does_nothing_and_a_value_bias_moves_every_output_alike(seed, dtype, queries, n_heads, causal):
     attn = seeded(lambda: MultiHeadAttention(6, n_heads, 3), seed, dtype)
@@ -133,6 +176,17 @@ def test_a_key_bias_does_nothing_and_a_value_bias_moves_every_output_alike(seed,
     by_values = moved(attn.v_proj)
     assert_near(by_values, by_values[:1, :1].expand_as(by_values))
     assert by_values.abs().max() > 1e-3
+    attn(x, *attn.keys_values(x), seen).square().sum().backward()
+    assert_near(attn.k_proj.bias.grad, torch.zeros_like(attn.k_proj.bias))    # what does nothing learns nothing
+
+
+def test_a_query_bias_changes_the_weights():
+    attn, x = seeded(lambda: MultiHeadAttention(6, 2, 3)), noise(2, 4, 6)
+    before = attn(x, *attn.keys_values(x)).detach()
+    with torch.no_grad():
+        attn.q_proj.bias.add_(noise(6, seed=1))
+    moved = attn(x, *attn.keys_values(x)) - before
+    assert (moved - moved[:1, :1]).abs().max() > 1e-3    # by another vector at each position
 
 
 def test_without_linear_biases_there_are_four_matrices():

@@ -40,6 +40,16 @@ def test_the_product_of_two_positions_depends_on_their_distance_only():
     assert products[0, 1] < products[0, 0]
 
 
+@given(st.integers(0, 30), st.integers(0, 20), st.integers(1, 8))
+def test_a_shift_turns_every_pair_by_an_angle_of_its_own(position, k, pairs):
+    now, then = (sinusoids(60, 2 * pairs).double()[p].unflatten(0, (-1, 2)) for p in (position, position + k))
+    turns = torch.tensor([k / 10000 ** (pair / pairs) for pair in range(pairs)], dtype=torch.float64)
+    sine, cosine = turns.sin(), turns.cos()
+    turned = torch.stack([cosine * now[:, 0] + sine * now[:, 1], cosine * now[:, 1] - sine * now[:, 0]], -1)
+    assert_close(then, turned, atol=1e-5, rtol=0)
+    assert_close(now.square().sum(-1), torch.ones(pairs, dtype=torch.float64), atol=1e-5, rtol=0)
+
+
 def test_a_longer_table_has_the_same_beginning():
     assert torch.equal(sinusoids(50, 6)[:10], sinusoids(10, 6))
 
@@ -62,6 +72,25 @@ def test_a_vector_is_scaled_row_plus_position_then_the_norm(seed, dtype, kind, d
 def test_reading_on_from_a_position_is_reading_all(seed, dtype, kind, d_model, start):
     embedding, tokens = seeded(lambda: Embedding(11, table(kind, 9, d_model)), seed, dtype), ids(2, 6, seed)
     assert torch.equal(embedding(tokens[:, start:], start=start), embedding(tokens)[:, start:])
+
+
+@given(seeds, dtypes, kinds, widths, st.booleans())
+def test_a_batch_is_its_rows_and_training_changes_nothing_without_dropout(seed, dtype, kind, d_model, normed):
+    norm = nn.LayerNorm(d_model) if normed else None
+    embedding, tokens = seeded(lambda: Embedding(11, table(kind, 9, d_model), norm=norm), seed, dtype), ids(3, 6, seed)
+    found = embedding(tokens)
+    assert_near(torch.cat([embedding(row[None]) for row in tokens]), found)
+    assert torch.equal(embedding.train()(tokens), found)
+
+
+def test_under_a_norm_the_size_of_the_sum_is_lost_and_the_share_of_the_token_kept():
+    embedding = seeded(lambda: Embedding(11, table("learned", 9, 8), scale=1.0, norm=nn.LayerNorm(8, eps=1e-12)))
+    tokens = ids(2, 7)
+    plain, embedding.scale = embedding(tokens), 10.0
+    assert (embedding(tokens) - plain).abs().max() > 0.1
+    with torch.no_grad():
+        embedding.positions.mul_(10)
+    assert_close(embedding(tokens), plain)
 
 
 def test_equal_tokens_at_different_places_have_different_vectors():

@@ -11,7 +11,7 @@ from transformers.activations import ACT2FN
 from transformers.models.t5.configuration_t5 import T5Config
 from transformers.models.t5.modeling_t5 import T5Attention, T5DenseGatedActDense
 
-from annotated_decoder.attention import causal_mask
+from annotated_decoder.attention import MultiHeadAttention, causal_mask
 from annotated_decoder.decoder import FeedForward
 from annotated_decoder.embedding import Embedding, sinusoids
 from annotated_decoder.normalization import LayerNorm, RMSNorm
@@ -134,6 +134,29 @@ def test_the_causal_form_adds_the_numbers_where_a_query_may_look(seed, both, new
     made, seen = relative(bidirectional=both, seed=seed), causal_mask(new, past + new)
     found = made.causal(new, past + new, made.weight.device)
     assert torch.equal(found[:, seen], made(new, past + new)[:, seen]) and torch.all(found[:, ~seen] == -torch.inf)
+
+
+@given(seeds, dtypes, st.integers(1, 5), st.integers(1, 5))
+def test_a_sequence_that_begins_later_behind_hidden_keys_gives_the_same(seed, dtype, before, length):
+    attn, n = seeded(lambda: MultiHeadAttention(6, 3, 2), seed, dtype), before + length
+    made, x = relative(bidirectional=False, seed=seed).to(dtype), noise(1, n, 6, seed=seed, dtype=dtype)
+    mask = made.causal(n, n, x.device).masked_fill(torch.arange(n) < before, -torch.inf)
+    alone = attn(x[:, before:], *attn.keys_values(x[:, before:]), made.causal(length, length, x.device))
+    assert_near(attn(x, *attn.keys_values(x), mask)[:, before:], alone)
+
+
+@given(seeds, dtypes, st.integers(2, 6))
+def test_a_layer_with_its_columns_moved_reads_the_other_layout(seed, dtype, length):
+    order = torch.tensor([0, 2, 4, 1, 3, 5])
+    attn, twin = (seeded(lambda: MultiHeadAttention(6, 3, 2), seed, dtype) for _ in range(2))
+    with torch.no_grad():
+        for projection in (twin.q_proj, twin.k_proj, twin.v_proj):
+            projection.weight.copy_(projection.weight[:, order])
+    what = noise(1, length, 6, seed=seed, dtype=dtype)
+    x = what + sinusoids(length, 6).to(dtype)
+    y = what[..., order] + sinusoid_halves(length, 6).to(dtype)
+    assert_near(twin(y, *twin.keys_values(y)), attn(x, *attn.keys_values(x)))
+    assert (attn(y, *attn.keys_values(y)) - attn(x, *attn.keys_values(x))).abs().max() > 1e-3
 
 
 def test_tokens_alone_have_no_position():
