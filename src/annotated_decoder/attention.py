@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 # %% ../../notebooks/02_attention.ipynb #attention-weights
-Mask = Bool[Tensor, "..."] | Float[Tensor, "..."]    # True where a query may look, or what is added to the score
+# True where a query may look, or what is added to the score.
+Mask = Bool[Tensor, "..."] | Float[Tensor, "..."]
 
 
 def attention_weights(
@@ -24,15 +25,19 @@ def attention_weights(
 ) -> Float[Tensor, "*batch queries keys"]:
     """The weight of every key for every query; each row sums to 1.
 
-    `mask` broadcasts to (*batch, queries, keys): boolean, True where a query may look, or added to the scores, −∞ where
-    it may not. `scale` is 1/√head_dim unless given. A row that may look nowhere is 0, and so are its gradients.
+    `mask` broadcasts to (*batch, queries, keys): boolean, True where a query may
+    look, or added to the scores, −∞ where it may not. `scale` is 1/√head_dim
+    unless given. A row that may look nowhere is 0, and so are its gradients.
     Chapter *Attention*; Vaswani et al. 2017, section 3.2.1.
     """
-    scores = q @ k.transpose(-2, -1) * (q.shape[-1] ** -0.5 if scale is None else scale)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    scores = q @ k.transpose(-2, -1) * scale
+    if mask is not None and mask.dtype == torch.bool:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    elif mask is not None:
+        scores = scores + mask
     hidden = scores == -torch.inf
-    lowest = torch.finfo(scores.dtype).min    # finite: the softmax of a row of −∞ is NaN
+    lowest = torch.finfo(scores.dtype).min    # a row of −∞ alone would give NaN
     return scores.masked_fill(hidden, lowest).softmax(-1).masked_fill(hidden, 0.0)
 
 # %% ../../notebooks/02_attention.ipynb #attention
@@ -43,9 +48,10 @@ def attention(
     mask: Mask | None = None,
     scale: float | None = None,
 ) -> Float[Tensor, "*batch queries value_dim"]:
-    """softmax(q kᵀ · scale + mask) v: for every query the average of the values under its weights.
+    """softmax(q kᵀ · scale + mask) v: the average of the values under the weights.
 
-    It is `attention_weights(q, k, mask, scale) @ v` in one fused operation, which never keeps the weights.
+    It is `attention_weights(q, k, mask, scale) @ v` in one fused operation, which
+    never keeps the weights.
     Chapter *Attention*; Vaswani et al. 2017, equation 1.
     """
     return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
@@ -54,42 +60,60 @@ def attention(
 def causal_mask(
     n_queries: int, n_keys: int, device: torch.device | None = None
 ) -> Bool[Tensor, "{n_queries} {n_keys}"]:
-    """True where a query may look at a key; the last query lines up with the last key.
+    """True where a query may look at a key; last query and last key line up.
 
     Chapter *Attention*.
     """
-    return torch.ones(n_queries, n_keys, dtype=torch.bool, device=device).tril(n_keys - n_queries)
+    seen = torch.ones(n_queries, n_keys, dtype=torch.bool, device=device)
+    return seen.tril(n_keys - n_queries)
 
 # %% ../../notebooks/02_attention.ipynb #multi-head-attention
 class MultiHeadAttention(nn.Module):
-    """Several attentions side by side, each on its own projection of queries, keys and values.
+    """Several attentions side by side, each on its own projections.
 
-    It is one class for self-, cross- and cached attention: what differs is where `k` and `v` come from.
-    Raises ValueError where `n_heads` does not divide `d_model` and no `head_dim` is given.
+    It is one class for self-, cross- and cached attention: what differs is where
+    `k` and `v` come from. Raises ValueError where `n_heads` does not divide
+    `d_model` and no `head_dim` is given.
     Chapter *Attention*; Vaswani et al. 2017, section 3.2.2.
     """
 
-    def __init__(self, d_model: int, n_heads: int, head_dim: int | None = None, bias: bool = True):
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        head_dim: int | None = None,
+        bias: bool = True,
+    ):
         super().__init__()
         if head_dim is None and (n_heads < 1 or d_model % n_heads):
-            raise ValueError(f"{n_heads} heads do not divide d_model = {d_model}; give head_dim or other numbers")
-        self.n_heads, self.head_dim = n_heads, d_model // n_heads if head_dim is None else head_dim
+            problem = f"{n_heads} heads do not divide d_model = {d_model}"
+            raise ValueError(f"{problem}; give head_dim or other numbers")
+        self.n_heads = n_heads
+        self.head_dim = d_model // n_heads if head_dim is None else head_dim
         inner = n_heads * self.head_dim
         self.q_proj = nn.Linear(d_model, inner, bias)
         self.k_proj = nn.Linear(d_model, inner, bias)
         self.v_proj = nn.Linear(d_model, inner, bias)
         self.out_proj = nn.Linear(inner, d_model, bias)
 
-    def split_heads(self, x: Float[Tensor, "batch length inner"]) -> Float[Tensor, "batch heads length head_dim"]:
+    def split_heads(
+        self, x: Float[Tensor, "batch length inner"]
+    ) -> Float[Tensor, "batch heads length head_dim"]:
         return x.unflatten(-1, (self.n_heads, self.head_dim)).transpose(1, 2)
 
-    def queries(self, x: Float[Tensor, "batch target d_model"]) -> Float[Tensor, "batch heads target head_dim"]:
+    def queries(
+        self, x: Float[Tensor, "batch target d_model"]
+    ) -> Float[Tensor, "batch heads target head_dim"]:
         return self.split_heads(self.q_proj(x))
 
     def keys_values(
         self, source: Float[Tensor, "batch keys d_model"]
-    ) -> tuple[Float[Tensor, "batch heads keys head_dim"], Float[Tensor, "batch heads keys head_dim"]]:
-        return self.split_heads(self.k_proj(source)), self.split_heads(self.v_proj(source))
+    ) -> tuple[
+        Float[Tensor, "batch heads keys head_dim"],
+        Float[Tensor, "batch heads keys head_dim"],
+    ]:
+        k, v = self.k_proj(source), self.v_proj(source)
+        return self.split_heads(k), self.split_heads(v)
 
     def forward(
         self,
@@ -98,5 +122,6 @@ class MultiHeadAttention(nn.Module):
         v: Float[Tensor, "batch heads keys head_dim"],
         mask: Mask | None = None,
     ) -> Float[Tensor, "batch target d_model"]:
-        heads = attention(self.queries(x), k, v, mask)             # (b h t head_dim)
-        return self.out_proj(heads.transpose(1, 2).flatten(2))     # -> (b t inner) -> (b t d)
+        heads = attention(self.queries(x), k, v, mask)    # (b h t head_dim)
+        joined = heads.transpose(1, 2).flatten(2)         # -> (b t inner)
+        return self.out_proj(joined)                      # -> (b t d)

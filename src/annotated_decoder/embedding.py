@@ -13,25 +13,33 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 # %% ../../notebooks/04_embedding.ipynb #sinusoids
-def sinusoids(n_positions: int, d_model: int) -> Float[Tensor, "{n_positions} {d_model}"]:
-    """Position p as sines and cosines of p / 10000^(2i/d_model), interleaved: sin, cos, sin, cos …
+def sinusoids(
+    n_positions: int, d_model: int
+) -> Float[Tensor, "{n_positions} {d_model}"]:
+    """Position p as sines and cosines of p / 10000^(2i/d_model), interleaved.
 
-    Computed in float64, returned in the default dtype. Raises ValueError for an odd `d_model`.
+    Computed in float64, returned in the default dtype.
+    Raises ValueError for an odd `d_model`.
     Chapter *Embedding and position*; Vaswani et al. 2017, section 3.5.
     """
     if d_model % 2:
-        raise ValueError(f"sinusoids come in pairs, so d_model = {d_model} must be even")
-    slowness = 10000.0 ** (torch.arange(0, d_model, 2, dtype=torch.float64) / d_model)
-    angles = torch.arange(n_positions, dtype=torch.float64)[:, None] / slowness                # (n, d/2)
-    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1).to(torch.get_default_dtype())
+        problem = f"d_model = {d_model} must be even"
+        raise ValueError(f"sinusoids come in pairs, so {problem}")
+    exponents = torch.arange(0, d_model, 2, dtype=torch.float64) / d_model
+    slowness = 10000.0**exponents
+    positions = torch.arange(n_positions, dtype=torch.float64)
+    angles = positions[:, None] / slowness                            # (n, d/2)
+    pairs = torch.stack([angles.sin(), angles.cos()], -1)             # (n, d/2, 2)
+    return pairs.flatten(1).to(torch.get_default_dtype())
 
 # %% ../../notebooks/04_embedding.ipynb #embedding
 class Embedding(nn.Module):
-    """Tokens to vectors: the token's row times √d_model, plus the row of its position, then dropout.
+    """Tokens to vectors: the token's row times √d_model, plus its position's row.
 
-    `positions` is the table of all positions: a plain tensor stays as it is, an nn.Parameter is learned.
-    `scale` stands in for √d_model; `norm`, a module, is applied to the sum. `start` is the position of the first token.
-    Raises ValueError for a position that the table does not have.
+    `positions` is the table of all positions: a plain tensor stays as it is, an
+    nn.Parameter is learned. `scale` stands in for √d_model; `norm`, a module, is
+    applied to the sum, and dropout comes last. `start` is the first token's
+    position. Raises ValueError for a position that the table does not have.
     Chapter *Embedding and position*; Vaswani et al. 2017, sections 3.4 and 3.5.
     """
 
@@ -49,7 +57,8 @@ class Embedding(nn.Module):
         d_model = positions.shape[1]
         self.scale = math.sqrt(d_model) if scale is None else scale
         self.tokens = nn.Embedding(vocab_size, d_model)
-        nn.init.normal_(self.tokens.weight, std=d_model**-0.5)     # after the scale: variance 1
+        # So that it has variance 1 after the scale.
+        nn.init.normal_(self.tokens.weight, std=d_model**-0.5)
         if isinstance(positions, nn.Parameter):
             self.positions = positions
         else:
@@ -57,9 +66,12 @@ class Embedding(nn.Module):
         self.norm = nn.Identity() if norm is None else norm
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, tokens: Int[Tensor, "batch length"], start: int = 0) -> Float[Tensor, "batch length d_model"]:
+    def forward(
+        self, tokens: Int[Tensor, "batch length"], start: int = 0
+    ) -> Float[Tensor, "batch length d_model"]:
         stop, max_len = start + tokens.shape[1], len(self.positions)
         if stop > max_len:
-            raise ValueError(f"{stop} positions asked for, but max_len is {max_len}; shorten the sequence")
+            problem = f"{stop} positions asked for, but max_len is {max_len}"
+            raise ValueError(f"{problem}; shorten the sequence")
         x = self.tokens(tokens) * self.scale + self.positions[start:stop]
         return self.dropout(self.norm(x))

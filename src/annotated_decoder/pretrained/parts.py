@@ -268,7 +268,7 @@ def build_decoder(config: StackConfig, parts: Parts) -> Decoder:
     decoder.parts = parts    # type: ignore[assignment]
     return decoder
 
-
+# %% ../../../notebooks/pretrained/parts.ipynb #split-shape
 def parts_of(stack: nn.Module) -> Parts:
     "The parts that a stack was built of; the book's own where `build_encoder` or `build_decoder` did not make it."
     return getattr(stack, "parts", Parts())    # type: ignore[return-value]
