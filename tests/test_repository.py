@@ -378,7 +378,8 @@ def test_the_first_trial_is_the_recipe_but_for_its_epochs_and_the_others_change_
         assert {name: getattr(stack.config, name) for name in ("d_model", "d_ff", "n_heads", "dropout")} == {
             name: first[name] for name in ("d_model", "d_ff", "n_heads", "dropout")
         }
-    possible = known | {field.name for kind in (StackConfig, Parts) for field in fields(kind)} | {"encoder_layers", "decoder_layers"}
+    possible = known | {field.name for kind in (StackConfig, Parts) for field in fields(kind)}
+    possible |= {"encoder_layers", "decoder_layers"}
     assert all(settings.keys() <= possible for settings in listed.values())
     assert [name for name, settings in listed.items() if settings == first] == ["first"]
     assert len(listed) <= 13    # a dozen, and a second seed
