@@ -95,3 +95,22 @@ def test_padded_columns_have_the_keys_and_values_of_zero():
     zeroed = filled(noise(2, 3, 8), real, 0.0)
     found = memory_keys_values(attn, filled(noise(2, 3, 8), real, torch.nan), real)
     assert_close(found, attn.keys_values(zeroed))
+
+
+def test_without_zeroing_nan_in_the_padding_spoils_its_row():
+    attn, real, x = seeded(lambda: MultiHeadAttention(8, 2)), mask(3, 1), noise(2, 2, 8, seed=1)
+    spoiled = filled(noise(2, 3, 8), real, torch.nan)
+    careless = attn(x, *attn.keys_values(spoiled), padding_mask(real))
+    careful = attn(x, *memory_keys_values(attn, spoiled, real), padding_mask(real))
+    assert careless[1].isnan().all() and careless[0].isfinite().all() and careful.isfinite().all()
+
+
+def test_a_shuffled_memory_whose_mask_stays_behind_is_read_wrongly():
+    attn, real, x, order = seeded(lambda: MultiHeadAttention(8, 2)), mask(3, 1), noise(2, 2, 8, seed=1), [2, 0, 1]
+    memory = noise(2, 3, 8)
+
+    def read(memory, real):
+        return attn(x, *memory_keys_values(attn, memory, real), padding_mask(real))
+
+    assert_near(read(memory[:, order], real[:, order]), read(memory, real))
+    assert not torch.allclose(read(memory[:, order], real)[1], read(memory, real)[1], atol=1e-3)

@@ -26,7 +26,7 @@ from torch.testing import assert_close
 from torch_layers import decoder_layer_state, torch_layer, torch_shapes
 
 from annotated_decoder.attention import causal_mask
-from annotated_decoder.decoder import Decoder, DecoderLayer, FeedForward, StackConfig
+from annotated_decoder.decoder import Decoder, DecoderLayer, FeedForward, KeyValueCache, StackConfig
 from annotated_decoder.normalization import LayerNorm
 from annotated_decoder.pretrained.parts import GatedFeedForward
 
@@ -155,6 +155,7 @@ def test_feed_forward_is_not_linear(kind):
     "field, value, message",
     [
         ("n_layers", 0, "n_layers is 0; it must be a whole number of at least 1"),
+        ("d_model", 0, "d_model is 0; it must be a whole number of at least 1"),
         ("vocab_size", -3, "vocab_size is -3"),
         ("dropout", 1.0, "dropout is 1.0; it must be at least 0 and below 1"),
         ("dropout", 1.5, "dropout is 1.5; it must be at least 0 and below 1"),
@@ -198,3 +199,76 @@ def test_the_defaults_make_a_decoder():
 def test_a_shape_is_given_by_name():
     with pytest.raises(TypeError):
         StackConfig(9, 4)
+
+
+@pytest.mark.parametrize("pre_norm", [True, False])
+def test_norms_stand_before_each_sublayer_or_after_it(pre_norm):
+    layer, order = seeded(lambda: DecoderLayer.of(config(pre_norm=pre_norm))), []
+    for name, module in layer.named_modules():
+        if isinstance(module, LayerNorm) or name in ("self_attn", "cross_attn", "ffn"):
+            letter = "N" if isinstance(module, LayerNorm) else "S"
+            module.register_forward_pre_hook(lambda *_, letter=letter: order.append(letter))
+    layer(noise(1, 4, 8), noise(1, 3, 8))
+    assert "".join(order) == ("NS" if pre_norm else "SN") * 3
+
+
+@pytest.mark.parametrize("pre_norm", [True, False])
+def test_weights_of_the_other_order_are_refused_by_the_last_norms_name(pre_norm):
+    ours, others = decoder(pre_norm=pre_norm), decoder(pre_norm=not pre_norm)
+    with pytest.raises(RuntimeError, match="final_norm.weight"):
+        ours.load_state_dict(others.state_dict())
+    ours.layers.load_state_dict(others.layers.state_dict())    # a layer has the same names in either order
+
+
+def test_a_decoder_asks_four_things_of_a_cache():
+    class Diary:
+        "Remembers nothing, and writes down what it is asked."
+
+        def __init__(self):
+            self.length, self.asked = 0, []
+
+        def extend(self, layer, k, v):
+            self.asked.append(f"extend {layer}")
+            return k, v
+
+        def keep(self, layer, project):
+            self.asked.append(f"keep {layer}")
+            return project()
+
+        def advance(self, n_tokens):
+            self.asked.append(f"advance {n_tokens}")
+
+    dec, diary, tokens, memory = decoder(), Diary(), ids(1, 6), noise(1, 4, 8)
+    assert isinstance(diary, KeyValueCache)
+    assert torch.equal(dec(tokens, memory, cache=diary), dec(tokens, memory))
+    assert diary.asked == ["extend 0", "keep 0", "extend 1", "keep 1", "advance 6"]
+
+
+@given(seeds, shapes, sizes)
+def test_gradients_of_a_batch_are_the_sum_of_its_rows(seed, shape, target):
+    dec, tokens = decoder(seed, **shape), ids(2, target, seed)
+    memory, real = memory_for(dec, 2, 5, seed), mask(3, 5)
+
+    def gradients(*inputs):
+        dec.zero_grad()
+        dec(*inputs).square().sum().backward()
+        return [p.grad for p in dec.parameters()]
+
+    together = gradients(tokens, torch.where(real[..., None], memory, torch.nan), real)
+    first, second = gradients(tokens[:1], memory[:1, :3]), gradients(tokens[1:], memory[1:])
+    largest = max(g.abs().max() for g in together)
+    for both, one, other in zip(together, first, second, strict=True):
+        assert_near(both / largest, (one + other) / largest)
+
+
+def test_a_layer_sees_what_its_mask_lets_it_see():
+    def last_two(n_queries, n_keys, device=None):
+        return causal_mask(n_queries, n_keys, device).triu(n_keys - n_queries - 1)
+
+    papers = DecoderLayer.of(config())
+    residuals = papers.self_res, papers.cross_res, papers.ffn_res
+    near = DecoderLayer(papers.self_attn, papers.cross_attn, papers.ffn, residuals, mask=last_two).double()
+    x, memory = noise(1, 5, 8), noise(1, 3, 8)
+    changed = x.clone()
+    changed[:, 1, 0] += 1
+    assert (near(changed, memory) != near(x, memory)).any(-1)[0].tolist() == [False, True, True, False, False]

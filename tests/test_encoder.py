@@ -1,5 +1,8 @@
 """The encoder agrees with torch's in both norm orders, looks both ways, and never at padding."""
 
+import warnings
+
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +15,7 @@ from small import (
     lengths,
     mask,
     memory_for,
+    noise,
     other_token,
     seeded,
     seeds,
@@ -20,6 +24,7 @@ from small import (
 from torch import nn
 from torch_layers import encoder_layer_state, torch_layer, torch_shapes
 
+from annotated_decoder.attention import causal_mask
 from annotated_decoder.cross_attention import padding_mask
 from annotated_decoder.decoder import DecoderLayer
 from annotated_decoder.encoder import EncoderLayer
@@ -119,3 +124,41 @@ def test_a_decoder_layer_is_an_encoder_layer_and_cross_attention():
     assert {name.split(".")[0] for name in extra} == {"cross_attn", "cross_res"}
     counts = [sum(p.numel() for p in layer.parameters()) for layer in (ours, theirs)]
     assert counts[0] - counts[1] == 4 * (8 * 8 + 8) + 2 * 8
+
+
+@given(seeds, shapes, lengths)
+def test_no_gradient_reaches_what_stands_in_the_padding(seed, shape, sources):
+    enc, real = encoder(seed, **shape), mask(*sources, width=6)
+    source = torch.where(real, ids(*real.shape, seed, VOCAB - 1), VOCAB - 1)    # an id of the padding alone
+    enc(source, real)[real].square().sum().backward()
+    assert not enc.embedding.tokens.weight.grad[VOCAB - 1].any()
+
+
+@pytest.mark.parametrize("pre_norm", [True, False])
+def test_a_decoder_whose_cross_attention_is_silent_is_an_encoder_under_a_causal_mask(pre_norm):
+    layer, x, memory = seeded(lambda: DecoderLayer.of(config(pre_norm=pre_norm))), noise(1, 5, 8), noise(1, 4, 8)
+    rest, before = EncoderLayer(layer.self_attn, layer.ffn, [layer.self_res, layer.ffn_res]), layer(x, memory)
+    for parameter in layer.cross_attn.out_proj.parameters():
+        nn.init.zeros_(parameter)
+    if not pre_norm:
+        layer.cross_res.norm = nn.Identity()
+    found = rest(x, causal_mask(5, 5))
+    assert_near(layer(x, memory), found)
+    assert not torch.allclose(found, rest(x), atol=1e-3) and not torch.allclose(found, before, atol=1e-3)
+
+
+def test_torchs_stack_without_gradients_zeroes_what_stands_in_the_padding():
+    ours, real = encoder(pre_norm=False), mask(3, 5)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, 0.0, batch_first=True, dtype=torch.float64)
+    theirs = nn.TransformerEncoder(layer, 2).eval()
+    for mine, its in zip(ours.layers, theirs.layers, strict=True):
+        its.load_state_dict(encoder_layer_state(mine))
+    x = ours.embedding(ids(*real.shape)).detach()
+    expected = ours.layers[1](ours.layers[0](x, padding_mask(real)), padding_mask(real))
+    slow = theirs(x, src_key_padding_mask=~real)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")    # its nested tensors are a prototype
+        fast = theirs(x, src_key_padding_mask=~real)
+    assert_near(slow, expected)    # the padding too
+    assert_near(fast[real], expected[real])
+    assert not fast[~real].any()

@@ -84,3 +84,38 @@ def test_dropout_falls_on_the_sublayer_and_never_on_the_shortcut():
     out = around(Residual(nn.Identity(), 0.5, pre_norm=True), x, torch.ones_like)
     assert set(out.unique().tolist()) == {10.0, 12.0}
     assert 0.4 < (out == 10.0).double().mean() < 0.6
+
+
+def test_a_constant_vector_becomes_the_shift():
+    norm = seeded(lambda: LayerNorm(4))
+    assert_close(norm(torch.full((1, 4), 7.0).double())[0], norm.bias)    # 0 over √ε, no division by 0
+
+
+@pytest.mark.parametrize("kind, other", [(LayerNorm, nn.LayerNorm), (RMSNorm, nn.RMSNorm)])
+def test_norms_take_the_weights_of_torchs_modules(kind, other):
+    ours, x = seeded(lambda: kind(16)), noise(2, 5, 16)
+    theirs = other(16, eps=ours.eps).double()
+    theirs.load_state_dict(ours.state_dict())
+    assert_close(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize("kind", [LayerNorm, RMSNorm])
+def test_each_position_is_normalized_by_itself(kind):
+    norm, x = seeded(lambda: kind(6)), noise(2, 5, 6)
+    changed = x.clone()
+    changed[:, 3] = torch.arange(6.0)
+    assert (norm(changed) != norm(x)).any(-1).tolist() == [[False, False, False, True, False]] * 2
+
+
+def test_in_training_without_dropout_a_residual_is_the_same():
+    res, x = Residual(LayerNorm(6).double(), 0.0, pre_norm=True), noise(2, 3, 6)
+    assert torch.equal(around(res.train(), x, torch.sin), around(res.eval(), x, torch.sin))
+
+
+@pytest.mark.parametrize("pre_norm", [True, False])
+def test_residuals_around_the_parts_of_torchs_layer_give_its_output(pre_norm):
+    theirs = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True, norm_first=pre_norm).double()
+    x = noise(2, 5, 16)
+    y = around(Residual(theirs.norm1, 0.0, pre_norm), x, lambda h: theirs.self_attn(h, h, h)[0])
+    y = around(Residual(theirs.norm2, 0.0, pre_norm), y, lambda h: theirs.linear2(theirs.linear1(h).relu()))
+    assert_near(y, theirs(x))
