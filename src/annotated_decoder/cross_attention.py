@@ -18,23 +18,33 @@ def memory_keys_values(
     attn: MultiHeadAttention,
     memory: Float[Tensor, "batch source d_model"],
     memory_mask: Bool[Tensor, "batch source"] | None = None,
-) -> tuple[Float[Tensor, "batch heads source head_dim"], Float[Tensor, "batch heads source head_dim"]]:
+) -> tuple[
+    Float[Tensor, "batch heads source head_dim"],
+    Float[Tensor, "batch heads source head_dim"],
+]:
     """The memory's keys and values under one layer's own projections.
 
-    Padded columns are zeroed first: a weight of 0 does not undo a NaN, since 0 · NaN is NaN.
+    Padded columns are zeroed first: a weight of 0 does not undo a NaN,
+    since 0 · NaN is NaN.
     Raises ValueError where the mask has another type or shape.
     Chapter *Cross-attention*.
     """
     if memory_mask is not None:
-        if memory_mask.dtype != torch.bool or memory_mask.shape != memory.shape[:2]:
+        shape = tuple(memory.shape[:2])
+        if memory_mask.dtype != torch.bool or memory_mask.shape != shape:
             given = f"{memory_mask.dtype} of shape {tuple(memory_mask.shape)}"
-            raise ValueError(f"the memory mask is {given}; give torch.bool of shape {tuple(memory.shape[:2])}")
+            remedy = f"give torch.bool of shape {shape}"
+            raise ValueError(f"the memory mask is {given}; {remedy}")
         memory = torch.where(memory_mask[..., None], memory, 0.0)
     return attn.keys_values(memory)
 
 # %% ../../notebooks/03_cross_attention.ipynb #padding-mask
-def padding_mask(memory_mask: Bool[Tensor, "batch source"] | None) -> Bool[Tensor, "batch 1 1 source"] | None:
-    """The padding mask in the shape that attention takes: one row of columns for all heads and all queries.
+def padding_mask(
+    memory_mask: Bool[Tensor, "batch source"] | None,
+) -> Bool[Tensor, "batch 1 1 source"] | None:
+    """The padding mask in the shape that attention takes.
+
+    It is one row of columns for all heads and all queries.
 
     Chapter *Cross-attention*.
     """

@@ -24,25 +24,34 @@ from .normalization import LayerNorm, Residual
 
 # %% ../../notebooks/06_decoder.ipynb #feed-forward
 class FeedForward(nn.Module):
-    """Two affine layers with an activation between them, applied to every position by itself.
+    """Two affine layers with an activation between them, each position by itself.
 
     Chapter *The decoder stack*; Vaswani et al. 2017, section 3.3.
     """
 
-    def __init__(self, d_model: int, d_ff: int, activation: Callable[[Tensor], Tensor] = relu, bias: bool = True):
+    def __init__(
+        self,
+        d_model: int,
+        d_ff: int,
+        activation: Callable[[Tensor], Tensor] = relu,
+        bias: bool = True,
+    ):
         super().__init__()
         self.up_proj = nn.Linear(d_model, d_ff, bias)
         self.activation = activation
         self.down_proj = nn.Linear(d_ff, d_model, bias)
 
-    def forward(self, x: Float[Tensor, "batch length d_model"]) -> Float[Tensor, "batch length d_model"]:
+    def forward(
+        self, x: Float[Tensor, "batch length d_model"]
+    ) -> Float[Tensor, "batch length d_model"]:
         return self.down_proj(self.activation(self.up_proj(x)))
 
 # %% ../../notebooks/06_decoder.ipynb #stack-config
 @dataclass(frozen=True, kw_only=True)
 class StackConfig:
-    """The shape of one stack, encoder or decoder. Raises ValueError for a value that cannot work.
+    """The shape of one stack, encoder or decoder.
 
+    Raises ValueError for a value that cannot work.
     Chapter *The decoder stack*.
     """
 
@@ -59,32 +68,40 @@ class StackConfig:
     end_id: int = END        # what ends a sequence
 
     def __post_init__(self):
-        for name in ("vocab_size", "max_len", "d_model", "n_heads", "d_ff", "n_layers"):
+        sizes = "vocab_size", "max_len", "d_model", "n_heads", "d_ff", "n_layers"
+        for name in sizes:
             if not isinstance(value := getattr(self, name), int) or value < 1:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least 1")
+                must = "it must be a whole number of at least 1"
+                raise ValueError(f"{name} is {value!r}; {must}")
         if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is {self.dropout!r}; it must be at least 0 and below 1")
+            must = "it must be at least 0 and below 1"
+            raise ValueError(f"dropout is {self.dropout!r}; {must}")
         for name in ("pad_id", "start_id", "end_id"):
-            if not isinstance(value := getattr(self, name), int) or not 0 <= value < self.vocab_size:
-                raise ValueError(f"{name} is {value!r}; the vocabulary has ids 0 to {self.vocab_size - 1}")
+            value, highest = getattr(self, name), self.vocab_size - 1
+            if not isinstance(value, int) or not 0 <= value <= highest:
+                must = f"the vocabulary has ids 0 to {highest}"
+                raise ValueError(f"{name} is {value!r}; {must}")
 
 # %% ../../notebooks/06_decoder.ipynb #decoder-layer
+_Pair = tuple[Tensor, Tensor]    # keys and values
+
+
 @runtime_checkable
 class KeyValueCache(Protocol):
-    "What a decoder asks of a cache, such as the one of chapter *Remembering keys and values*."
+    "What a decoder asks of a cache: see chapter *Remembering keys and values*."
 
     @property
     def length(self) -> int: ...
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]: ...
-    def keep(self, layer: int, project: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]: ...
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> _Pair: ...
+    def keep(self, layer: int, project: Callable[[], _Pair]) -> _Pair: ...
     def advance(self, n_tokens: int) -> None: ...
 
 
 class DecoderLayer(nn.Module):
-    """Self-attention, cross-attention, feed-forward; each with its own shortcut and norm.
+    """Self-attention, cross-attention, feed-forward, each with shortcut and norm.
 
-    `index` is its place in the stack, under which a cache keeps its keys and values; `mask(n_queries, n_keys, device)`
-    says what self-attention may see.
+    `index` is its place in the stack, under which a cache keeps its keys and
+    values; `mask(n_queries, n_keys, device)` says what self-attention may see.
     Chapter *The decoder stack*; Vaswani et al. 2017, figure 1, right half.
     """
 
@@ -105,9 +122,11 @@ class DecoderLayer(nn.Module):
     @classmethod
     def of(cls, config: StackConfig, index: int = 0) -> "DecoderLayer":
         "The layer of the paper in this shape."
-        self_attn, cross_attn = (MultiHeadAttention(config.d_model, config.n_heads) for _ in range(2))
-        residuals = [Residual(LayerNorm(config.d_model), config.dropout, config.pre_norm) for _ in range(3)]
-        return cls(self_attn, cross_attn, FeedForward(config.d_model, config.d_ff), residuals, index)
+        d, dropout, pre_norm = config.d_model, config.dropout, config.pre_norm
+        attentions = [MultiHeadAttention(d, config.n_heads) for _ in range(2)]
+        ffn = FeedForward(d, config.d_ff)
+        residuals = [Residual(LayerNorm(d), dropout, pre_norm) for _ in range(3)]
+        return cls(*attentions, ffn, residuals, index)
 
     def forward(
         self,
@@ -117,14 +136,15 @@ class DecoderLayer(nn.Module):
         cache: KeyValueCache | None = None,
     ) -> Float[Tensor, "batch target d_model"]:
         x = self.self_res.add(x, self.self_attend(self.self_res.read(x), cache))
-        x = self.cross_res.add(x, self.cross_attend(self.cross_res.read(x), memory, memory_mask, cache))
+        h = self.cross_res.read(x)
+        x = self.cross_res.add(x, self.cross_attend(h, memory, memory_mask, cache))
         return self.ffn_res.add(x, self.ffn(self.ffn_res.read(x)))
 
     def self_attend(self, x, cache):
         "Self-attention: each position reads itself and those before it."
-        k, v = self.self_attn.keys_values(x)                        # (b h t head_dim) twice
+        k, v = self.self_attn.keys_values(x)            # (b h t head_dim) twice
         if cache is not None:
-            k, v = cache.extend(self.index, k, v)                   # now of all positions so far
+            k, v = cache.extend(self.index, k, v)       # of all positions so far
         return self.self_attn(x, k, v, self.mask(x.shape[1], k.shape[2], x.device))
 
     def cross_attend(self, x, memory, memory_mask, cache):
@@ -135,26 +155,35 @@ class DecoderLayer(nn.Module):
 
 # %% ../../notebooks/06_decoder.ipynb #decoder
 class Decoder(nn.Module):
-    """Tokens and memory in, one vector of width d_model per target position out (not yet logits).
+    """Tokens and memory in, one vector of width d_model per target position out.
 
-    With a `cache`, `tokens` are the new tokens only, their positions go on from `cache.length`, and the memory is the
-    one that the cache was first used with.
+    With a `cache`, `tokens` are the new tokens only, their positions go on from
+    `cache.length`, and the memory is the one that the cache was first used with.
     Chapter *The decoder stack*.
     """
 
     def __init__(
-        self, config: StackConfig, embedding: Embedding, layers: Iterable[DecoderLayer], final_norm: nn.Module
+        self,
+        config: StackConfig,
+        embedding: Embedding,
+        layers: Iterable[DecoderLayer],
+        final_norm: nn.Module,
     ):
         super().__init__()
-        self.config = config
-        self.embedding, self.layers, self.final_norm = embedding, nn.ModuleList(layers), final_norm
+        self.config, self.embedding = config, embedding
+        self.layers, self.final_norm = nn.ModuleList(layers), final_norm
 
     @classmethod
     def of(cls, config: StackConfig) -> "Decoder":
-        "The decoder of the paper in this shape; pre-norm needs a norm after its last layer, post-norm has one there."
-        embedding = Embedding(config.vocab_size, sinusoids(config.max_len, config.d_model), config.dropout)
-        layers = (DecoderLayer.of(config, index) for index in range(config.n_layers))
-        return cls(config, embedding, layers, LayerNorm(config.d_model) if config.pre_norm else nn.Identity())
+        """The decoder of the paper in this shape.
+
+        Pre-norm needs a norm after its last layer, post-norm has one there.
+        """
+        positions = sinusoids(config.max_len, config.d_model)
+        embedding = Embedding(config.vocab_size, positions, config.dropout)
+        layers = (DecoderLayer.of(config, i) for i in range(config.n_layers))
+        last = LayerNorm(config.d_model) if config.pre_norm else nn.Identity()
+        return cls(config, embedding, layers, last)
 
     def forward(
         self,

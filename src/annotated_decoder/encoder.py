@@ -20,12 +20,18 @@ from .normalization import LayerNorm, Residual
 
 # %% ../../notebooks/07_encoder.ipynb #encoder-layer
 class EncoderLayer(nn.Module):
-    """Self-attention over the whole source, then feed-forward; each with its own shortcut and norm.
+    """Self-attention over the whole source, then feed-forward.
 
+    Each has its own shortcut and norm.
     Chapter *Two stacks side by side*; Vaswani et al. 2017, figure 1, left half.
     """
 
-    def __init__(self, self_attn: MultiHeadAttention, ffn: nn.Module, residuals: Iterable[Residual]):
+    def __init__(
+        self,
+        self_attn: MultiHeadAttention,
+        ffn: nn.Module,
+        residuals: Iterable[Residual],
+    ):
         super().__init__()
         self.self_attn, self.ffn = self_attn, ffn
         self.self_res, self.ffn_res = residuals
@@ -33,45 +39,57 @@ class EncoderLayer(nn.Module):
     @classmethod
     def of(cls, config: StackConfig) -> "EncoderLayer":
         "The layer of the paper in this shape."
-        residuals = [Residual(LayerNorm(config.d_model), config.dropout, config.pre_norm) for _ in range(2)]
-        attn = MultiHeadAttention(config.d_model, config.n_heads)
-        return cls(attn, FeedForward(config.d_model, config.d_ff), residuals)
+        d_model, order = config.d_model, (config.dropout, config.pre_norm)
+        residuals = [Residual(LayerNorm(d_model), *order) for _ in range(2)]
+        attn = MultiHeadAttention(d_model, config.n_heads)
+        return cls(attn, FeedForward(d_model, config.d_ff), residuals)
 
     def forward(
         self, x: Float[Tensor, "batch source d_model"], mask: Mask | None = None
     ) -> Float[Tensor, "batch source d_model"]:
         h = self.self_res.read(x)
-        x = self.self_res.add(x, self.self_attn(h, *self.self_attn.keys_values(h), mask))
+        k, v = self.self_attn.keys_values(h)            # (b h s head_dim) twice
+        x = self.self_res.add(x, self.self_attn(h, k, v, mask))
         return self.ffn_res.add(x, self.ffn(self.ffn_res.read(x)))
 
 # %% ../../notebooks/07_encoder.ipynb #encoder
-Source = Int[Tensor, "batch source"] | Float[Tensor, "batch *features"]    # token ids, or what another embedding reads
+# Token ids, or what another embedding reads.
+Source = Int[Tensor, "batch source"] | Float[Tensor, "batch *features"]
 
 
 class Encoder(nn.Module):
-    """Source tokens in, the memory out: one contextual vector of width d_model per source position.
+    """Source tokens in, the memory out: one contextual vector per source position.
 
     `embedding` is any module that makes (batch, source, d_model) of a source.
-    Rows of padded positions hold numbers without a meaning; whoever reads the memory masks them.
+    Rows of padded positions hold numbers without a meaning; whoever reads the
+    memory masks them.
     Chapter *Two stacks side by side*.
     """
 
     def __init__(
-        self, config: StackConfig, embedding: nn.Module, layers: Iterable[EncoderLayer], final_norm: nn.Module
+        self,
+        config: StackConfig,
+        embedding: nn.Module,
+        layers: Iterable[EncoderLayer],
+        final_norm: nn.Module,
     ):
         super().__init__()
-        self.config = config
-        self.embedding, self.layers, self.final_norm = embedding, nn.ModuleList(layers), final_norm
+        self.config, self.embedding = config, embedding
+        self.layers, self.final_norm = nn.ModuleList(layers), final_norm
 
     @classmethod
     def of(cls, config: StackConfig) -> "Encoder":
         "The encoder of the paper in this shape."
-        embedding = Embedding(config.vocab_size, sinusoids(config.max_len, config.d_model), config.dropout)
+        positions = sinusoids(config.max_len, config.d_model)
+        embedding = Embedding(config.vocab_size, positions, config.dropout)
         layers = (EncoderLayer.of(config) for _ in range(config.n_layers))
-        return cls(config, embedding, layers, LayerNorm(config.d_model) if config.pre_norm else nn.Identity())
+        last = LayerNorm(config.d_model) if config.pre_norm else nn.Identity()
+        return cls(config, embedding, layers, last)
 
     def forward(
-        self, source: Source, source_mask: Bool[Tensor, "batch source"] | None = None
+        self,
+        source: Source,
+        source_mask: Bool[Tensor, "batch source"] | None = None,
     ) -> Float[Tensor, "batch source d_model"]:
         x = self.embedding(source)
         for layer in self.layers:

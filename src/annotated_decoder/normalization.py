@@ -13,9 +13,11 @@ from torch.nn.functional import layer_norm, rms_norm
 
 # %% ../../notebooks/05_normalization.ipynb #layer-norm
 class LayerNorm(nn.Module):
-    """Each vector minus its mean, over its standard deviation, then scaled and shifted per feature.
+    """Each vector minus its mean, over its standard deviation.
 
-    The variance is the biased one (a division by d, not d − 1) and ε stands inside the root.
+    Then each feature is scaled and shifted.
+    The variance is the biased one (a division by d, not d − 1) and ε stands inside
+    the root.
     Chapter *Normalization*; Ba et al. 2016.
     """
 
@@ -25,12 +27,16 @@ class LayerNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(d_model))
         self.bias = nn.Parameter(torch.zeros(d_model))
 
-    def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+    def forward(
+        self, x: Float[Tensor, "*batch d_model"]
+    ) -> Float[Tensor, "*batch d_model"]:
         return layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 # %% ../../notebooks/05_normalization.ipynb #rms-norm
 class RMSNorm(nn.Module):
-    """Each vector over its root mean square, then scaled per feature; no mean is taken off, no shift added.
+    """Each vector over its root mean square, then scaled per feature.
+
+    No mean is taken off, no shift added.
 
     Chapter *Normalization*; Zhang and Sennrich 2019.
     """
@@ -40,29 +46,38 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(d_model))
 
-    def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+    def forward(
+        self, x: Float[Tensor, "*batch d_model"]
+    ) -> Float[Tensor, "*batch d_model"]:
         return rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 # %% ../../notebooks/05_normalization.ipynb #residual
 class Residual(nn.Module):
-    """The shortcut around a sublayer f, with its norm. Pre-norm: x + f(norm(x)); post-norm: norm(x + f(x)).
+    """The shortcut around a sublayer f, with its norm.
 
+    Pre-norm: x + f(norm(x)); post-norm: norm(x + f(x)).
     A layer writes either as `x = residual.add(x, f(residual.read(x)))`.
     Dropout falls on the sublayer's output, before the sum.
-    Chapter *Normalization*; Vaswani et al. 2017, sections 3.1 and 5.4 (post); Xiong et al. 2020 (pre).
+    Chapter *Normalization*; Vaswani et al. 2017, sections 3.1 and 5.4 (post);
+    Xiong et al. 2020 (pre).
     """
 
     def __init__(self, norm: nn.Module, dropout: float, pre_norm: bool):
         super().__init__()
-        self.norm, self.dropout, self.pre_norm = norm, nn.Dropout(dropout), pre_norm
+        self.norm, self.dropout = norm, nn.Dropout(dropout)
+        self.pre_norm = pre_norm
 
-    def read(self, x: Float[Tensor, "batch length d_model"]) -> Float[Tensor, "batch length d_model"]:
+    def read(
+        self, x: Float[Tensor, "batch length d_model"]
+    ) -> Float[Tensor, "batch length d_model"]:
         "What the sublayer is given: norm(x), or in post-norm x itself."
         return self.norm(x) if self.pre_norm else x
 
     def add(
-        self, x: Float[Tensor, "batch length d_model"], update: Float[Tensor, "batch length d_model"]
+        self,
+        x: Float[Tensor, "batch length d_model"],
+        update: Float[Tensor, "batch length d_model"],
     ) -> Float[Tensor, "batch length d_model"]:
-        "The sum of what came and what the sublayer made of it; in post-norm the norm of that sum."
+        "What came plus what the sublayer made of it; in post-norm, its norm."
         x = x + self.dropout(update)
         return x if self.pre_norm else self.norm(x)
