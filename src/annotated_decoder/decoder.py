@@ -123,10 +123,10 @@ class DecoderLayer(nn.Module):
     def of(cls, config: StackConfig, index: int = 0) -> "DecoderLayer":
         "The layer of the paper in this shape."
         d, dropout, pre_norm = config.d_model, config.dropout, config.pre_norm
-        attentions = [MultiHeadAttention(d, config.n_heads) for _ in range(2)]
+        attn, cross = (MultiHeadAttention(d, config.n_heads) for _ in range(2))
         ffn = FeedForward(d, config.d_ff)
         residuals = [Residual(LayerNorm(d), dropout, pre_norm) for _ in range(3)]
-        return cls(*attentions, ffn, residuals, index)
+        return cls(attn, cross, ffn, residuals, index)
 
     def forward(
         self,

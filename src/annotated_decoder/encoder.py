@@ -39,10 +39,10 @@ class EncoderLayer(nn.Module):
     @classmethod
     def of(cls, config: StackConfig) -> "EncoderLayer":
         "The layer of the paper in this shape."
-        d_model, order = config.d_model, (config.dropout, config.pre_norm)
-        residuals = [Residual(LayerNorm(d_model), *order) for _ in range(2)]
-        attn = MultiHeadAttention(d_model, config.n_heads)
-        return cls(attn, FeedForward(d_model, config.d_ff), residuals)
+        d, dropout, pre_norm = config.d_model, config.dropout, config.pre_norm
+        attn = MultiHeadAttention(d, config.n_heads)
+        residuals = [Residual(LayerNorm(d), dropout, pre_norm) for _ in range(2)]
+        return cls(attn, FeedForward(d, config.d_ff), residuals)
 
     def forward(
         self, x: Float[Tensor, "batch source d_model"], mask: Mask | None = None
