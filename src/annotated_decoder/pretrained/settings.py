@@ -116,14 +116,15 @@ def _read_lengths(found: JsonFile, shape: StackConfig, read: int) -> tuple[int, 
     return least, most
 
 
-def _read_constraints(found: JsonFile, shape: StackConfig, read: int) -> Constraints:
-    "The rules for a prompt of `read` tokens."
+def _read_constraints(
+    found: JsonFile, shape: StackConfig, read: int, lengths: tuple[int, int]
+) -> Constraints:
+    "The rules for a prompt of `read` tokens, and the least and the most tokens."
     words, size = found.get("bad_words_ids", []), shape.vocab_size
     if not isinstance(words, list) or not all(isinstance(w, list) and len(w) == 1 for w in words):
         raise found.refusal("bad_words_ids", "only words of one token are built, as [[3]]")
     banned = JsonFile(found.path, {"bad_words_ids": [word for (word,) in words]})
     banned_ids = take_tokens(banned, "bad_words_ids", size)
-    least, most = _read_lengths(found, shape, read)
     return Constraints(
         suppressed=(
             *take_tokens(found, "suppress_tokens", size),
@@ -132,8 +133,8 @@ def _read_constraints(found: JsonFile, shape: StackConfig, read: int) -> Constra
         suppressed_first=take_tokens(found, "begin_suppress_tokens", size),
         forced_first=next(iter(take_tokens(found, "forced_bos_token_id", size, 1)), None),
         forced_last=next(iter(take_tokens(found, "forced_eos_token_id", size, 1)), None),
-        max_length=most,
-        min_length=least,
+        min_length=lengths[0],
+        max_length=lengths[1],
         no_repeat_ngram=found.number("no_repeat_ngram_size", 0, 0, _MOST),
         prompt_length=read,
         end_id=shape.end_id,
@@ -159,13 +160,13 @@ def read_settings(
     """
     found.require(_NEUTRAL, "decode by settings of your own")
     prompt = _read_prompt(found, shape, language)
-    constraints = _read_constraints(found, shape, len(prompt))
+    lengths = _read_lengths(found, shape, len(prompt))
     return DecodingSettings(
         width=found.number("num_beams", 1, 1, 1_000),
         length_penalty=found.number("length_penalty", 1.0, -10.0, 10.0),
         early_stopping=found.choice("early_stopping", False, (True, False, "never")),
-        max_steps=constraints.max_length - len(prompt),
+        max_steps=lengths[1] - len(prompt),
         prompt=prompt,
-        constraints=constraints,
+        constraints=_read_constraints(found, shape, len(prompt), lengths),
         renormalize=found.choice("renormalize_logits", False, (True, False)),
     )

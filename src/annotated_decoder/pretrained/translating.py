@@ -7,7 +7,7 @@ __all__ = ['Translator']
 
 # %% ../../../notebooks/pretrained/translating.ipynb #imports
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
