@@ -15,11 +15,10 @@ from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from annotated_decoder.caching import Cache
 from annotated_decoder.embedding import sinusoids
-from annotated_decoder.pretrained import families
+from annotated_decoder.pretrained import families, loading
 from annotated_decoder.pretrained import folder as model_folder
-from annotated_decoder.pretrained import loading as pretrained
 from annotated_decoder.pretrained.families import FAMILIES
-from annotated_decoder.pretrained.loading import AudioEmbedding, generation_settings, load_pretrained
+from annotated_decoder.pretrained.loading import AudioEmbedding, Checkpoint, generation_settings, load_pretrained
 from annotated_decoder.pretrained.parts import sinusoid_halves
 
 MANY = os.environ.get("HYPOTHESIS_PROFILE") == "many"
@@ -107,6 +106,26 @@ def test_the_ids_are_those_of_transformers(kind, beams, tmp_path):
     expected = their_ids(theirs(tmp_path, kind), kind, source, mask, settings.prompt)
     assert len({token for row in expected for token in row}) >= 5 and len({len(row) for row in expected}) >= 2
     assert settings.width == beams and settings(ours, source, mask) == expected
+
+
+def test_a_folder_is_read_once_for_all_that_follows_from_it(folders, monkeypatch):
+    seen = []
+
+    def counted(name):
+        whole = getattr(loading, name)
+        monkeypatch.setattr(loading, name, lambda *a: seen.append(name) or whole(*a))
+
+    for name in ("local_folder", "family_of", "stack_shape", "stored_tensors"):
+        counted(name)
+    read = loading.JsonFile.read
+    monkeypatch.setattr(loading.JsonFile, "read", lambda path, *a: seen.append(path.name) or read(path, *a))
+    checkpoint = Checkpoint(folders["bart"])
+    one, two = checkpoint.model(), checkpoint.model(torch.float64)
+    assert checkpoint.decoding() == checkpoint.decoding() == generation_settings(folders["bart"])
+    assert torch.equal(one.projection.weight.double(), two.projection.weight)
+    first = seen[: len(seen) - 6]    # the last call read anew: folder, two files, family, two shapes
+    files = ["config.json", "generation_config.json"]
+    assert sorted(first) == sorted(["local_folder", *files, "family_of", *2 * ["stack_shape"], "stored_tensors"])
 
 
 # How it is stored
@@ -301,11 +320,11 @@ def test_an_offset_forgotten_is_refused_by_the_shapes(offset, folders, monkeypat
 
 
 def test_the_first_rows_for_the_last_are_seen(folders, monkeypatch):
-    def first(file, there, family, ours, blank, dtype):
+    def first(file, there, family, ours, shape):
         raw = file.get_tensor(there.name)
-        return (raw[: len(blank)] if "positions" in ours else raw.reshape(blank.shape)).to(dtype)
+        return raw[: shape[0]] if "positions" in ours else raw.reshape(shape)
 
-    monkeypatch.setattr(pretrained, "read", first)
+    monkeypatch.setattr(loading, "_read_tensor", first)
     ours = load_pretrained(folders["bart"], dtype=torch.float64)
     assert difference(ours, theirs(folders["bart"], "bart"), "bart") > 0.01
 

@@ -12,8 +12,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import MarianConfig, MarianMTModel, MarianTokenizer, PreTrainedTokenizerFast
 
 from annotated_decoder import cli
-from annotated_decoder.pretrained import translating
-from annotated_decoder.pretrained.translating import FileTokenizer, PairTokenizer, Translator, load_tokenizer
+from annotated_decoder.pretrained.tokenizing import FileTokenizer, PairTokenizer, load_tokenizer, stream_text
+from annotated_decoder.pretrained.translating import Translator
 
 TEXTS = [
     "the cat sat on the mat", "a dog ran to the big red house", "she said that it was late, and left",
@@ -157,7 +157,7 @@ def test_half_a_character_is_held_back(tmp_path):
     file = FileTokenizer(tmp_path)
     tokens = file.encode("ü☃")[1:-1]
     assert len(tokens) == 5 and "�" in file.decode(tokens[:1])     # a byte of UTF-8 each
-    assert list(translating.settled(file, iter(tokens))) == ["ü", "☃"]
+    assert list(stream_text(file, iter(tokens))) == ["ü", "☃"]
 
 
 def test_blank_lines_stay_and_a_long_one_is_refused_in_its_place(translator):

@@ -1,7 +1,8 @@
 "Checkpoints of others, Marian, BART, T5 and Whisper, run by the chapters' own modules."
 
-from .loading import load_pretrained
-from .settings import DecodingSettings, generation_settings
-from .translating import Translator, load_tokenizer
+from .loading import Checkpoint, generation_settings, load_pretrained
+from .settings import DecodingSettings
+from .tokenizing import load_tokenizer
+from .translating import Translator
 
-__all__ = ["load_pretrained", "generation_settings", "DecodingSettings", "Translator", "load_tokenizer"]
+__all__ = ["Checkpoint", "load_pretrained", "generation_settings", "DecodingSettings", "load_tokenizer", "Translator"]
