@@ -76,11 +76,11 @@ class Step:
     Chapter *The generation loop*.
     """
 
-    position: int                                # 0 for the first generated token
-    tokens: Int[Tensor, "batch"]                 # the chosen ids; the padding id in rows that had ended before
-    logits: Float[Tensor, "batch vocab"]         # the model's own scores, whatever `constrain` made of them
-    going: Bool[Tensor, "batch"]                 # True in rows that had not ended before: their token counts
-    finished: Bool[Tensor, "batch"]              # True in rows whose end symbol has come
+    position: int                           # 0 for the first generated token
+    tokens: Int[Tensor, "batch"]            # chosen ids; padding where ended
+    logits: Float[Tensor, "batch vocab"]    # the model's own scores
+    going: Bool[Tensor, "batch"]            # had not ended: the token counts
+    finished: Bool[Tensor, "batch"]         # rows whose end symbol has come
 
     @property
     def probabilities(self) -> Float[Tensor, "batch vocab"]:
@@ -88,9 +88,9 @@ class Step:
 
     @property
     def log_probability(self) -> Float[Tensor, "batch"]:
-        "log p of each chosen token, in nats and float64; 0 in rows that had ended before."
-        log_p = log_softmax(self.logits.double()).gather(-1, self.tokens[:, None])[:, 0]
-        return torch.where(self.going, log_p, 0.0)
+        "log p of each token, in nats and float64; 0 where the row had ended."
+        log_p = log_softmax(self.logits.double()).gather(-1, self.tokens[:, None])
+        return torch.where(self.going, log_p[:, 0], 0.0)
 
 
 def greedy(logits: Float[Tensor, "batch vocab"]) -> Int[Tensor, "batch"]:
@@ -100,14 +100,18 @@ def greedy(logits: Float[Tensor, "batch vocab"]) -> Int[Tensor, "batch"]:
 # %% ../../notebooks/10_generation.ipynb #request
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What may be asked of a decode besides its source; every way to decode takes these by name.
+    """What may be asked of a decode besides its source, by name.
 
+    `prompt` is read first, in place of the lone start symbol.
+    `constrain(logits, tokens)` sees all tokens so far and gives the logits to
+    choose from. Without `max_steps` there are as many as the decoder has
+    positions for.
     Chapter *The generation loop*.
     """
 
-    prompt: Int[Tensor, "batch prompt"] | None = None              # read first, in place of the lone start symbol
-    constrain: Callable[[Tensor, Tensor], Tensor] | None = None    # logits, tokens so far -> logits to choose from
-    max_steps: int | None = None                                   # as many as there are positions unless given
+    prompt: Int[Tensor, "batch prompt"] | None = None
+    constrain: Callable[[Tensor, Tensor], Tensor] | None = None
+    max_steps: int | None = None
 
 # %% ../../notebooks/10_generation.ipynb #check-request
 def _check_tokens(name: str, tokens: Tensor, source: Tensor, wanted: str, side: str, vocab_size: int) -> None:
@@ -171,9 +175,9 @@ def check_allowed(logits: Float[Tensor, "batch vocab"], finished: Bool[Tensor, "
 
 # %% ../../notebooks/10_generation.ipynb #rows
 class Rows:
-    """A decode under way: the memory, what each row of the batch has read, and what it may write next.
+    """A decode under way: the memory, and what each row of the batch has read.
 
-    All ways to decode go on from here. Raises ValueError where the request cannot be served.
+    Every way to decode goes on from here. Raises ValueError for what cannot be.
     Chapter *The generation loop*.
     """
 
@@ -188,19 +192,25 @@ class Rows:
     ):
         self.limit = _check_request(model, source, source_mask, request, cache)
         self.model, self.cache, self.constrain = model, cache, request.constrain
-        self.memory, self.memory_mask = model.encode(source, source_mask), source_mask       # once
-        start = torch.full((len(source), 1), model.decoder.config.start_id, device=source.device)
+        self.memory = model.encode(source, source_mask)
+        self.memory_mask = source_mask
+        size, start = (len(source), 1), model.decoder.config.start_id
+        start = torch.full(size, start, device=source.device)
         self.tokens = start if request.prompt is None else request.prompt
 
     @torch.no_grad()
     def logits(self) -> Float[Tensor, "batch vocab"]:
-        "Scores of the token behind the newest; with a cache only what was not read yet is computed."
-        fed = self.tokens if self.cache is None else self.tokens[:, self.cache.length :]
-        return self.model.decode(fed, self.memory, self.memory_mask, self.cache)[:, -1]      # (b t v) -> (b v)
+        "Scores of the next token; with a cache only new tokens are computed."
+        read = 0 if self.cache is None else self.cache.length
+        new = self.tokens[:, read:]
+        scores = self.model.decode(new, self.memory, self.memory_mask, self.cache)
+        return scores[:, -1]                                 # (b t v) -> (b v)
 
-    def allowed(self, scores: Float[Tensor, "batch vocab"]) -> Float[Tensor, "batch vocab"]:
+    def allowed(self, scores: Tensor) -> Float[Tensor, "batch vocab"]:
         "The scores to choose from: −inf where the request forbids a token."
-        return scores if self.constrain is None else self.constrain(scores, self.tokens)
+        if self.constrain is None:
+            return scores
+        return self.constrain(scores, self.tokens)
 
     def append(self, tokens: Int[Tensor, "batch"]) -> None:
         self.tokens = torch.cat([self.tokens, tokens[:, None]], dim=1)
@@ -215,17 +225,18 @@ def generate_steps(
     cache: KeyValueCache | None = None,
     **request: Any,
 ) -> Iterator[Step]:
-    """Run the loop: one iteration of the decoder for each `next()`, each yielding a `Step`.
+    """Run the loop: one pass of the decoder, and one `Step`, for each `next()`.
 
-    It stops when every row has its end symbol, or at the limit. `choose` turns logits into token ids; with an empty
-    `cache` only what is new is computed; `request` is what a `Request` holds: `prompt`, `constrain`, `max_steps`.
-    At the first `next()` it raises ValueError for a request that cannot be served, and later for a row to which
-    `constrain` leaves no token.
+    It stops when every row has its end symbol, or at the limit. `choose` turns
+    logits into token ids; with an empty `cache` only what is new is computed;
+    `request` is what a `Request` holds. Raises ValueError at the first `next()`
+    for what cannot be decoded, later for a row that `constrain` leaves no token.
     Chapter *The generation loop*.
     """
-    rows, config = Rows(model, source, source_mask, Request(**request), cache), model.decoder.config
+    rows = Rows(model, source, source_mask, Request(**request), cache)
+    config = model.decoder.config
     if not callable(choose):
-        raise ValueError(f"choose is {choose!r}; give a function from logits to tokens, as greedy and sampler() are")
+        raise ValueError(f"choose is {choose!r}; give a function of logits")
     finished = torch.zeros(len(source), dtype=torch.bool, device=source.device)
     for position in range(rows.limit):
         logits, going = rows.logits(), ~finished
@@ -240,10 +251,14 @@ def generate_steps(
 
 # %% ../../notebooks/10_generation.ipynb #generate
 def generate(
-    model: EncoderDecoder, source: Source, source_mask: Bool[Tensor, "batch source"] | None = None, **options: Any
+    model: EncoderDecoder,
+    source: Source,
+    source_mask: Bool[Tensor, "batch source"] | None = None,
+    **options: Any,
 ) -> Int[Tensor, "batch generated"]:
-    """All tokens of `generate_steps`, side by side, without the prompt; it takes the options.
+    """All tokens of `generate_steps`, with its options: side by side, no prompt.
 
     Chapter *The generation loop*.
     """
-    return torch.stack([step.tokens for step in generate_steps(model, source, source_mask, **options)], dim=1)
+    steps = generate_steps(model, source, source_mask, **options)
+    return torch.stack([step.tokens for step in steps], dim=1)

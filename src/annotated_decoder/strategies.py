@@ -21,8 +21,10 @@ from .generation import EncoderDecoder, Request, Rows, check_allowed
 from .softmax import log_softmax, softmax
 
 # %% ../../notebooks/12_strategies.ipynb #filters
-def top_k(logits: Float[Tensor, "batch vocab"], k: int) -> Float[Tensor, "batch vocab"]:
-    """The k highest logits of each row, the others −inf; among equals the lower id stays.
+def top_k(
+    logits: Float[Tensor, "batch vocab"], k: int
+) -> Float[Tensor, "batch vocab"]:
+    """The k highest logits of a row, others −inf; of equals the lower ids stay.
 
     Raises ValueError for k below 1.
     Chapter *Choosing the token*; Fan et al. 2018.
@@ -33,8 +35,10 @@ def top_k(logits: Float[Tensor, "batch vocab"], k: int) -> Float[Tensor, "batch 
     return logits.scatter(-1, dropped, -torch.inf)
 
 
-def top_p(logits: Float[Tensor, "batch vocab"], p: float) -> Float[Tensor, "batch vocab"]:
-    """The most probable tokens that together reach probability p, the others −inf; at least one stays.
+def top_p(
+    logits: Float[Tensor, "batch vocab"], p: float
+) -> Float[Tensor, "batch vocab"]:
+    """The most probable tokens that together reach p, the others −inf; one stays.
 
     p = 1 changes nothing. Raises ValueError for p outside (0, 1].
     Chapter *Choosing the token*; Holtzman et al. 2020.
@@ -45,34 +49,38 @@ def top_p(logits: Float[Tensor, "batch vocab"], p: float) -> Float[Tensor, "batc
         return logits    # a cumulative sum of floats may reach 1 too early
     order = logits.argsort(dim=-1, descending=True, stable=True)
     ordered = softmax(logits).gather(-1, order)
-    before = ordered.cumsum(-1) - ordered                           # what the better tokens have already
-    few = (before < p) | (before == 0)                              # the best one stays, however small p is
-    kept = torch.zeros_like(order, dtype=torch.bool).scatter(-1, order, few)              # back to the order of ids
+    before = ordered.cumsum(-1) - ordered    # what the better tokens have
+    few = (before < p) | (before == 0)       # the best stays
+    kept = torch.zeros_like(few).scatter(-1, order, few)      # by id
     return logits.masked_fill(~kept, -torch.inf)
 
 # %% ../../notebooks/12_strategies.ipynb #sampler
 def sampler(
-    temperature: float = 1.0, k: int | None = None, p: float = 1.0, generator: torch.Generator | None = None
+    temperature: float = 1.0,
+    k: int | None = None,
+    p: float = 1.0,
+    generator: torch.Generator | None = None,
 ) -> Callable[[Tensor], Tensor]:
-    """A function `logits -> token ids` that draws at random, for `generate_steps(choose=…)`.
+    """A function `logits -> token ids` that draws, for `generate_steps(choose=…)`.
 
-    Temperature first, then top-k, then top-p. Raises ValueError for a value that cannot work.
+    Temperature first, then top-k, then top-p.
+    Raises ValueError for a value that cannot work.
     Chapter *Choosing the token*.
     """
     if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}; it must be above 0 (for 0, choose greedily)")
-    if k is not None and k < 1:
-        raise ValueError(f"k is {k}; keep at least 1 token")
-    if not 0 < p <= 1:
-        raise ValueError(f"p is {p}; it must be above 0 and at most 1")
+        remedy = "it must be above 0 (for 0, choose greedily)"
+        raise ValueError(f"temperature is {temperature}; {remedy}")
+
+    def filtered(logits: Tensor) -> Tensor:
+        return top_p(logits if k is None else top_k(logits, k), p)
 
     def choose(logits: Float[Tensor, "batch vocab"]) -> Int[Tensor, "batch"]:
-        coldest = torch.finfo(logits.dtype).tiny                        # a smaller temperature would round to 0
-        logits = (logits - logits.amax(-1, keepdim=True)) / max(temperature, coldest)      # shifted first: no overflow
-        if k is not None:
-            logits = top_k(logits, k)
-        return torch.multinomial(softmax(top_p(logits, p)), 1, generator=generator).squeeze(-1)
+        coldest = torch.finfo(logits.dtype).tiny   # less rounds to 0
+        logits = logits - logits.amax(-1, keepdim=True)    # no overflow
+        shares = softmax(filtered(logits / max(temperature, coldest)))
+        return torch.multinomial(shares, 1, generator=generator).squeeze(-1)
 
+    filtered(torch.zeros(1, 1))    # a k or p that cannot work is refused here
     return choose
 
 # %% ../../notebooks/12_strategies.ipynb #hypothesis
@@ -83,7 +91,7 @@ class Hypothesis:
     Chapter *Choosing the token*.
     """
 
-    tokens: tuple[int, ...]     # the end symbol included, where it came before the limit
+    tokens: tuple[int, ...]     # the end symbol included, where it came in time
     log_probability: float      # Σ log p of its tokens, in nats
     score: float                # log_probability / len(tokens)^length_penalty
 
@@ -91,18 +99,22 @@ class Hypothesis:
 def best_places(
     scores: Float[Tensor, "batch width vocab"], k: int
 ) -> tuple[Int[Tensor, "batch k"], Int[Tensor, "batch k"]]:
-    "Slot and token of the k highest of each source, best first; of equals the first slot, then the lowest id."
-    flat, n_tokens = scores.flatten(1), scores.shape[-1]
-    least = flat.topk(k).values[:, -1]
-    reach = [(~(row < bar)).nonzero().flatten() for row, bar in zip(flat, least)]    # only these are sorted
-    best = torch.stack([i[row[i].argsort(descending=True, stable=True)[:k]] for row, i in zip(flat, reach)])
-    return best // n_tokens, best % n_tokens
+    "Slot and token of each source's k highest, best first; of equals the first."
+    flat, vocab_size = scores.flatten(1), scores.shape[-1]
+    least, best = flat.topk(k).values[:, -1], []
+    for row, bar in zip(flat, least):
+        reach = (~(row < bar)).nonzero().flatten()      # only these need sorting
+        order = row[reach].argsort(descending=True, stable=True)
+        best.append(reach[order[:k]])
+    place = torch.stack(best)
+    return place // vocab_size, place % vocab_size
 
-# %% ../../notebooks/12_strategies.ipynb #slots
+# %% ../../notebooks/12_strategies.ipynb #beam
 class Beam(Rows):
-    """The hypotheses that a search goes on with, `width` slots for each source: together one batch of the decoder.
+    """The hypotheses of a search, `width` slots a source: together one batch.
 
-    Raises ValueError for a width below 1, a penalty outside −10 to 10, and for what `generate_steps` refuses.
+    Raises ValueError for a width below 1, a penalty outside −10 to 10, and for
+    what cannot be decoded.
     Chapter *Choosing the token*.
     """
 
@@ -116,24 +128,33 @@ class Beam(Rows):
         length_penalty: float = 0.0,
     ):
         if width < 1:
-            raise ValueError(f"width is {width}; beam search keeps at least 1 hypothesis")
+            raise ValueError(f"width is {width}; keep at least 1 hypothesis")
         if not -10 <= length_penalty <= 10:
-            raise ValueError(f"length_penalty is {length_penalty}; give 0 for none, or up to 10")
+            given = f"length_penalty is {length_penalty}"
+            raise ValueError(f"{given}; give 0 for none, or up to 10")
         super().__init__(model, source, source_mask, request, Cache())
-        self.width, self.row = width, torch.arange(len(source), device=source.device)[:, None]    # (b 1)
-        self.read = self.tokens.shape[1]
-        self.memory, self.tokens = (x.repeat_interleave(width, 0) for x in (self.memory, self.tokens))    # (b·w …)
-        self.memory_mask = None if source_mask is None else source_mask.repeat_interleave(width, 0)
-        self.total = torch.full((len(source), width), -torch.inf, device=source.device, dtype=torch.float64)
-        self.total[:, 0] = 0.0                       # at first every slot holds the same start
+        self.width, self.read = width, self.tokens.shape[1]
+        self.memory = self.memory.repeat_interleave(width, 0)       # (b·w s d)
+        self.tokens = self.tokens.repeat_interleave(width, 0)       # (b·w t)
+        if source_mask is not None:
+            self.memory_mask = source_mask.repeat_interleave(width, 0)
+        batch, on = len(source), dict(device=source.device)
+        self.row = torch.arange(batch, **on)[:, None]                    # (b 1)
+        self.total = torch.zeros(batch, width, dtype=torch.float64, **on)
+        self.total[:, 1:] = -torch.inf    # at first all slots hold one start
 
     def candidates(self) -> Float[Tensor, "batch width vocab"]:
-        "Σ log p of every slot with every next token; −inf where it may not come, and nothing is shared out anew."
+        "Σ log p of every slot with every next token; −inf where it may not come."
         log_p = self.allowed(log_softmax(self.logits().double()))
         return self.total[..., None] + log_p.unflatten(0, (-1, self.width))
 
-    def go_on(self, slot: Int[Tensor, "batch width"], token: Int[Tensor, "batch width"], total: Tensor) -> None:
-        "Each slot takes over what was in `slot`, and one more token; `total` is its new Σ log p."
+    def go_on(
+        self,
+        slot: Int[Tensor, "batch width"],
+        token: Int[Tensor, "batch width"],
+        total: Float[Tensor, "batch width"],
+    ) -> None:
+        "Each slot takes over what was in `slot`, and one more token."
         rows = (self.row * self.width + slot).flatten()
         self.tokens, self.total = self.tokens[rows], total
         self.cache.reorder(rows)
@@ -154,34 +175,38 @@ def beam_search(
     length_penalty: float = 0.0,
     **request: Any,
 ) -> list[list[Hypothesis]]:
-    """For each source the best `width` sequences found, best first; finished ones keep their slots.
+    """The best `width` sequences found for each source; finished ones keep a slot.
 
-    The score is Σ log p / length^length_penalty, the length counting the end symbol and not the prompt.
-    Sums run in float64, so that a beam of 1 takes what greedy decoding takes, near-ties included.
-    `request` is what a `Request` holds. Raises ValueError as `Beam` does, and where no slot has a token left.
+    The score is Σ log p / length^length_penalty; the length counts the end symbol
+    and not the prompt. Sums run in float64, so that a beam of 1 takes what greedy
+    decoding takes. `request` is what a `Request` holds. Raises ValueError as
+    `Beam` does, and where no slot has a token left.
     Chapter *Choosing the token*.
     """
-    beam, config = Beam(model, source, source_mask, Request(**request), width, length_penalty), model.decoder.config
-    finished, lengths = torch.zeros_like(beam.total, dtype=torch.bool), torch.zeros_like(beam.total, dtype=torch.long)
+    asked = Request(**request)
+    beam = Beam(model, source, source_mask, asked, width, length_penalty)
+    pad_id, end_id = model.decoder.config.pad_id, model.decoder.config.end_id
+    lengths = torch.zeros_like(beam.total, dtype=torch.long)
+    finished = torch.zeros_like(lengths, dtype=torch.bool)                 # (b w)
     for _ in range(beam.limit):
-        candidates = beam.candidates()                                                # (b w v)
-        candidates[finished] = -torch.inf                                             # a finished one goes on
-        candidates[finished, config.pad_id] = beam.total[finished]                    # with padding, for nothing
+        candidates = beam.candidates()                         # (b w v)
+        candidates[finished] = -torch.inf              # finished ones go on
+        candidates[finished, pad_id] = beam.total[finished]    # with padding, free
         check_allowed(candidates.flatten(1), finished.all(1))
         lengths = lengths + ~finished
-        slot, token = best_places(candidates / lengths[..., None] ** length_penalty, width)    # (b w) twice
+        scores = candidates / lengths[..., None] ** length_penalty
+        slot, token = best_places(scores, width)               # (b w) twice
         beam.go_on(slot, token, candidates[beam.row, slot, token])
         lengths = lengths.gather(1, slot)
-        finished = finished.gather(1, slot) | (token == config.end_id)
+        finished = finished.gather(1, slot) | (token == end_id)
         if finished.all():
             break
-    return [_collect(*row, length_penalty) for row in zip(beam.said, beam.total, lengths)]
-
-
-def _collect(said: Int[Tensor, "width written"], total: Tensor, lengths: Tensor, penalty: float) -> list[Hypothesis]:
-    "The slots of one source as hypotheses; slots that were never filled (fewer sequences than slots) are left out."
+    rows = zip(beam.said.tolist(), beam.total.tolist(), lengths.tolist())
     return [
-        Hypothesis(tuple(tokens[:n]), log_p, log_p / n**penalty)
-        for tokens, log_p, n in zip(said.tolist(), total.tolist(), lengths.tolist())
-        if log_p > -torch.inf
+        [
+            Hypothesis(tuple(said[:n]), log_p, log_p / n**length_penalty)
+            for said, log_p, n in zip(*slots)
+            if log_p > -torch.inf                      # else it was never filled
+        ]
+        for slots in rows
     ]
