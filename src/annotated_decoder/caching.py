@@ -21,10 +21,10 @@ KeysValues = tuple[
 
 
 class Cache:
-    """The keys and values of one decode, per layer: of the tokens so far and the memory.
+    """The keys and values of one decode, per layer: of the tokens and the memory.
 
-    Made by the caller and passed in, one for each decode. `length` is the number of
-    tokens the decoder has read.
+    Made by the caller and passed in, one for each decode. `length` is the number
+    of tokens the decoder has read.
     Chapter *Remembering keys and values*.
     """
 
@@ -50,7 +50,7 @@ class Cache:
         return k, v
 
     def keep(self, layer: int, project: Callable[[], KeysValues]) -> KeysValues:
-        "The memory's, of this layer: projected at the first call, then remembered."
+        "The memory's of this layer: projected at the first call, then kept."
         if layer not in self.cross_kv:
             self.cross_kv[layer] = project()
         return self.cross_kv[layer]

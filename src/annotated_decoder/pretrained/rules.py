@@ -20,55 +20,66 @@ from ..generation import EncoderDecoder, Request, check_allowed
 from ..strategies import Beam, Hypothesis, best_places
 
 # %% ../../../notebooks/pretrained/rules.ipynb #repeats
-def _repeats(tokens: Int[Tensor, "batch length"], n: int, vocab_size: int) -> Bool[Tensor, "batch vocab"]:
-    "True for each token that would complete a run of n tokens that stands in its row already; for n = 0, for none."
-    banned = torch.zeros(len(tokens), vocab_size + 1, dtype=torch.bool, device=tokens.device)
+def _repeats(
+    tokens: Int[Tensor, "batch length"], n: int, vocab_size: int
+) -> Bool[Tensor, "batch vocab"]:
+    "True for each token that would complete a run of n that its row has already."
+    size = len(tokens), vocab_size + 1
+    banned = torch.zeros(size, dtype=torch.bool, device=tokens.device)
     if 0 < n <= tokens.shape[1]:
-        runs = tokens.unfold(1, n, 1)                                    # (b t) -> (b t-n+1 n)
-        newest = tokens[:, tokens.shape[1] - n + 1 :]                    # the n − 1 tokens that the next one follows
-        begun_so = (runs[..., :-1] == newest[:, None]).all(-1)           # (b t-n+1)
-        banned.scatter_(1, torch.where(begun_so, runs[..., -1], vocab_size), True)    # one column more, for the others
-    return banned[:, :vocab_size]
+        runs = tokens.unfold(1, n, 1)                     # (b t) -> (b t-n+1 n)
+        newest = tokens[:, tokens.shape[1] - n + 1 :]          # n − 1 tokens
+        begun_so = (runs[..., :-1] == newest[:, None]).all(-1)
+        banned.scatter_(1, torch.where(begun_so, runs[..., -1], vocab_size), True)
+    return banned[:, :vocab_size]     # the last column was for all others
+
+# %% ../../../notebooks/pretrained/rules.ipynb #check-rules
+def _check_rules(rules: "Constraints") -> None:
+    "ValueError for rules that cannot work."
+    for name, ids in rules.ids().items():
+        if not all(isinstance(i, int) and i >= 0 for i in ids):
+            raise ValueError(f"{name} is {getattr(rules, name)!r}; token ids are whole numbers from 0 on")
+    for name, least in dict(min_length=0, no_repeat_ngram=0, prompt_length=1).items():
+        value = getattr(rules, name)
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}")
+    limit, read = rules.max_length, rules.prompt_length
+    if rules.forced_last is not None and limit is None:
+        raise ValueError(f"forced_last is {rules.forced_last}, and max_length is None; say at which length it comes")
+    if limit is not None and (not isinstance(limit, int) or limit <= read):
+        raise ValueError(f"max_length is {limit!r}; it counts the prompt too, so it must be above its {read}")
 
 # %% ../../../notebooks/pretrained/rules.ipynb #constraints
 @dataclass(frozen=True, kw_only=True)
 class Constraints:
-    """What may not come, and what must, as a checkpoint's settings say it; give it as `constrain`.
+    """What may not come, and what must, as a checkpoint's settings say it.
 
-    Lengths count every token of the decoder, the prompt's too. Forced tokens come whatever is forbidden, at logit 0.
-    Raises ValueError for a value that cannot work and, when called, for a token outside the vocabulary.
+    Give it as `constrain`. Lengths count all tokens of the decoder, the prompt's
+    too. Forced tokens come whatever is forbidden, at logit 0. Raises ValueError
+    for what cannot work and, when called, for a token outside the vocabulary.
     Chapter *Rules of a checkpoint*.
     """
 
     suppressed: tuple[int, ...] = ()          # never come
-    suppressed_first: tuple[int, ...] = ()    # do not come as the first token that is not forced
+    suppressed_first: tuple[int, ...] = ()    # not as the first free token
     forced_first: int | None = None           # comes behind a prompt of one token
     forced_last: int | None = None            # comes as token number max_length
-    max_length: int | None = None             # where forced_last comes; give the decode as many steps as this leaves
-    min_length: int = 0                       # tokens that must stand before the end symbol may come
-    no_repeat_ngram: int = 0                  # a run of so many tokens comes once; 0: as often as it likes
+    max_length: int | None = None             # the decode's limit, prompt included
+    min_length: int = 0                       # before it the end may not come
+    no_repeat_ngram: int = 0                  # a run of so many comes once
     prompt_length: int = 1                    # tokens that the decoder reads first
     end_id: int = END                         # what ends a sequence
 
     def __post_init__(self):
-        for name, ids in self.ids().items():
-            if not all(isinstance(i, int) and i >= 0 for i in ids):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; token ids are whole numbers from 0 on")
-        for name, least in dict(min_length=0, no_repeat_ngram=0, prompt_length=1).items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}")
-        if self.forced_last is not None and self.max_length is None:
-            raise ValueError(f"forced_last is {self.forced_last}, and max_length is None; say at which length it comes")
-        limit, read = self.max_length, self.prompt_length
-        if limit is not None and (not isinstance(limit, int) or limit <= read):
-            raise ValueError(f"max_length is {limit!r}; it counts the prompt too, so it must be above its {read}")
+        _check_rules(self)
 
     def ids(self) -> dict[str, tuple]:
         "The tokens that each setting names."
-        single = {name: getattr(self, name) for name in ("forced_first", "forced_last", "end_id")}
-        several = dict(suppressed=self.suppressed, suppressed_first=self.suppressed_first)
-        return several | {name: () if i is None else (i,) for name, i in single.items()}
+        named = {n: getattr(self, n) for n in ("suppressed", "suppressed_first")}
+        for name in ("forced_first", "forced_last", "end_id"):
+            token = getattr(self, name)
+            named[name] = () if token is None else (token,)
+        return named
 
     def forced(self, length: int) -> int | None:
         "The token that must follow so many tokens, if one must."
@@ -77,17 +88,22 @@ class Constraints:
         return self.forced_first if length == 1 else None
 
     def __call__(
-        self, logits: Float[Tensor, "batch vocab"], tokens: Int[Tensor, "batch length"]
+        self,
+        logits: Float[Tensor, "batch vocab"],
+        tokens: Int[Tensor, "batch length"],
     ) -> Float[Tensor, "batch vocab"]:
         vocab_size, length = logits.shape[1], tokens.shape[1]
         for name, ids in self.ids().items():
             if ids and max(ids) >= vocab_size:
-                raise ValueError(f"{name} has token {max(ids)}; the vocabulary has 0 to {vocab_size - 1}")
+                known = f"the vocabulary has 0 to {vocab_size - 1}"
+                raise ValueError(f"{name} has token {max(ids)}; {known}")
         if (token := self.forced(length)) is not None:
             only = torch.full_like(logits, -torch.inf)
             only[:, token] = 0.0
             return only
-        free_from = 2 if self.prompt_length == 1 and self.forced_first is not None else self.prompt_length
+        free_from = self.prompt_length
+        if free_from == 1 and self.forced_first is not None:
+            free_from = 2
         banned = _repeats(tokens, self.no_repeat_ngram, vocab_size)
         banned[:, list(self.suppressed)] = True
         banned[:, list(self.suppressed_first)] |= length == free_from
@@ -96,30 +112,33 @@ class Constraints:
 
 # %% ../../../notebooks/pretrained/rules.ipynb #pool
 class Pool:
-    """The best `width` finished hypotheses of one source, best first, and whether it still takes others.
+    """The best `width` finished hypotheses of a source, and if it takes others.
 
     Chapter *Rules of a checkpoint*.
     """
 
-    def __init__(self, width: int, length_penalty: float, early_stopping: bool | str, limit: int):
-        self.width, self.length_penalty, self.early_stopping, self.limit = width, length_penalty, early_stopping, limit
-        self.hypotheses: list[Hypothesis] = []
+    def __init__(self, width: int, penalty: float, end: bool | str, limit: int):
+        self.width, self.penalty, self.end, self.limit = width, penalty, end, limit
+        self.hypotheses: list[Hypothesis] = []       # best first
         self.closed = False
 
     def offer(self, tokens: list[int], log_p: float) -> None:
         "A finished hypothesis; it stays while it is among the best."
         if not self.closed and log_p > -torch.inf:
-            score = log_p / len(tokens) ** self.length_penalty
+            score = log_p / len(tokens) ** self.penalty
             self.hypotheses.append(Hypothesis(tuple(tokens), log_p, score))
             self.hypotheses.sort(key=lambda h: h.score, reverse=True)
             del self.hypotheses[self.width :]
 
     def close(self, best: float, n: int) -> None:
-        "Close a full pool that `best`, the highest Σ log p of what goes on after n tokens, is not expected to enter."
+        """Close a full pool that nothing is expected to enter.
+
+        `best` is the highest Σ log p of what goes on after n tokens.
+        """
         if len(self.hypotheses) == self.width:
-            reach = self.limit if self.early_stopping == "never" and self.length_penalty > 0 else n
-            hopeless = best / reach**self.length_penalty <= self.hypotheses[-1].score
-            self.closed = self.closed or self.early_stopping is True or hopeless
+            reach = self.limit if self.end == "never" and self.penalty > 0 else n
+            hopeless = best / reach**self.penalty <= self.hypotheses[-1].score
+            self.closed = self.closed or self.end is True or hopeless
 
 # %% ../../../notebooks/pretrained/rules.ipynb #pool-search
 def pooled_beam_search(
@@ -132,27 +151,35 @@ def pooled_beam_search(
     early_stopping: bool | str = False,
     **request: Any,
 ) -> list[list[Hypothesis]]:
-    """For each source the best `width` sequences found, best first; finished ones leave their slots for a pool.
+    """The best `width` sequences found for each source, finished ones in a pool.
 
-    The steps and the ids are those of Hugging Face transformers. `early_stopping`: True ends with a full pool, False
-    when no beginning is better at its present length, "never" when none could be at any length up to the limit.
-    `request` is what a `Request` holds. Raises ValueError for another `early_stopping`, and as `beam_search` does.
+    The steps and the ids are those of Hugging Face transformers. `early_stopping`:
+    True ends with a full pool, False when no beginning is better at its present
+    length, "never" when none could be at any length up to the limit. `request` is
+    what a `Request` holds. Raises ValueError for another `early_stopping`, and as
+    `beam_search` does.
     Chapter *Rules of a checkpoint*.
     """
     if not isinstance(early_stopping, bool) and early_stopping != "never":
-        raise ValueError(f"early_stopping is {early_stopping!r}; give False, True or 'never'")
-    beam = Beam(model, source, source_mask, Request(**request), width, length_penalty)
-    pools = [Pool(width, length_penalty, early_stopping, beam.limit) for _ in source]
+        given = f"early_stopping is {early_stopping!r}"
+        raise ValueError(f"{given}; give False, True or 'never'")
+    asked, end_id = Request(**request), model.decoder.config.end_id
+    beam = Beam(model, source, source_mask, asked, width, length_penalty)
+    rule = width, length_penalty, early_stopping, beam.limit
+    pools = [Pool(*rule) for _ in source]
     for n in range(1, beam.limit + 1):
-        candidates = beam.candidates()                                                  # (b w v)
-        check_allowed(candidates.flatten(1), torch.tensor([bool(p.hypotheses) for p in pools], device=source.device))
-        slot, token = best_places(candidates, 2 * width)                                # (b 2w): half of them may end
-        total, ended = candidates[beam.row, slot, token], (token == model.decoder.config.end_id) | (n == beam.limit)
+        candidates = beam.candidates()                              # (b w v)
+        filled = torch.tensor([bool(pool.hypotheses) for pool in pools])
+        check_allowed(candidates.flatten(1), filled.to(source.device))
+        slot, token = best_places(candidates, 2 * width)    # (b 2w), half may end
+        total = candidates[beam.row, slot, token]
+        ended = (token == end_id) | (n == beam.limit)
         for row, place in ended[:, :width].nonzero().tolist():
-            said = [*beam.said[row, slot[row, place]].tolist(), token[row, place].item()]
-            pools[row].offer(said, total[row, place].item())
-        going = ended.long().argsort(dim=-1, stable=True)[:, :width]                    # the best that have not ended
-        beam.go_on(slot.gather(1, going), token.gather(1, going), total.gather(1, going))
+            said = beam.said[row, slot[row, place]].tolist()
+            said.append(int(token[row, place]))
+            pools[row].offer(said, float(total[row, place]))
+        going = ended.long().argsort(dim=-1, stable=True)[:, :width]
+        beam.go_on(*(each.gather(1, going) for each in (slot, token, total)))
         for pool, best_sum in zip(pools, beam.total[:, 0].tolist()):
             pool.close(best_sum, n)
         if all(pool.closed for pool in pools):

@@ -29,10 +29,10 @@ def in_order(
     batch_size: int,
     read_ahead: int,
 ) -> Iterator[tuple[Item, Answer]]:
-    """Each item with its answer, in the order of the items; `answer` gets batches of like length.
+    """Each item with its answer, in order; `answer` gets batches of like length.
 
-    `read_ahead` items are held at a time. What `check`, or the items themselves, raise comes when all before it is
-    answered. Chapter *Many words at once*.
+    `read_ahead` items are held at a time. What `check`, or the items themselves,
+    raise comes when all before it is answered. Chapter *Many words at once*.
     """
     stopped: Exception | None = None
     while not stopped:
@@ -55,27 +55,30 @@ def in_order(
 
 # %% ../../../notebooks/trained/batches.ipynb #decoded
 class Transcription(NamedTuple):
-    "What a model says of a source: its symbols, and the log-probability (nats) of them and the end symbol."
+    "What a model says of a source: symbols, and log p of them and the end symbol."
 
     symbols: tuple[str, ...]
-    log_probability: float
+    log_probability: float    # nats
 
 
 @torch.no_grad()
 def decoded(
     model: EncoderDecoder, sources: Sequence[Sequence[int]], beam: int, best: int
 ) -> list[list[tuple[list[int], float]]]:
-    """The `best` outputs of each source, as token ids with their log-probability: greedy where the beam is 1.
+    """The `best` outputs of each source, ids and log p: greedy if the beam is 1.
 
-    A beam's outputs with a padding or start symbol in them are left out, unless there are no others.
-    Chapter *Many words at once*.
+    A beam's outputs with a padding or start symbol in them are left out, unless
+    there are no others. Chapter *Many words at once*.
     """
     device = next(model.parameters()).device
     source, mask = (t.to(device) for t in pad([list(ids) for ids in sources]))
     if beam == 1:
-        steps = [(step.tokens, step.log_probability) for step in generate_steps(model, source, mask, cache=Cache())]
-        tokens, log_p = (torch.stack(each, dim=1) for each in zip(*steps))
-        return [[(row, p)] for row, p in zip(tokens.tolist(), log_p.sum(1).tolist())]
-    ranked = beam_search(model, source, mask, width=beam)
-    plain = [[h for h in row if not {PAD, START} & set(h.tokens)] or row for row in ranked]
-    return [[(list(h.tokens), h.log_probability) for h in row[:best]] for row in plain]
+        steps = generate_steps(model, source, mask, cache=Cache())
+        found = zip(*((step.tokens, step.log_probability) for step in steps))
+        tokens, log_p = (torch.stack(each, dim=1) for each in found)
+        return [[pair] for pair in zip(tokens.tolist(), log_p.sum(1).tolist())]
+    answers = []
+    for row in beam_search(model, source, mask, width=beam):
+        plain = [h for h in row if not {PAD, START} & set(h.tokens)] or row
+        answers.append([(list(h.tokens), h.log_probability) for h in plain[:best]])
+    return answers
