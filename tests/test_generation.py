@@ -7,12 +7,27 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small import assert_near, config, few, ids, lengths, mask, model, noise, passes, seeded, seeds, shapes, whole
+from small import (
+    assert_near,
+    config,
+    few,
+    ids,
+    lengths,
+    mask,
+    model,
+    noise,
+    passes,
+    seeded,
+    seeds,
+    shapes,
+    token_scores,
+    whole,
+)
 from torch.testing import assert_close
 
 from annotated_decoder.caching import Cache
 from annotated_decoder.encoder_outputs import END, PAD, START, pad
-from annotated_decoder.generation import EncoderDecoder, check_request, check_source, generate, generate_steps, greedy
+from annotated_decoder.generation import EncoderDecoder, Request, Rows, generate, generate_steps, greedy
 from annotated_decoder.strategies import beam_search
 
 caches = st.sampled_from([lambda: None, Cache])
@@ -104,6 +119,26 @@ def test_a_step_is_a_frozen_record_with_probabilities():
     assert_close(step.probabilities, step.logits.softmax(-1))
     with pytest.raises(FrozenInstanceError):
         step.position = 3
+
+
+@few
+@given(seeds, shapes, lengths, caches)
+def test_a_step_knows_the_log_probability_of_its_tokens(seed, shape, sources, make_cache):
+    made, real = model(seed, end_bias=2.0, **shape), mask(*sources)
+    source = ids(*real.shape, seed)
+    found = list(generate_steps(made, source, real, cache=make_cache()))
+    tokens, log_p = (torch.stack(x, 1) for x in zip(*((s.tokens, s.log_probability) for s in found), strict=True))
+    assert log_p.dtype == torch.float64
+    for row, total in enumerate(log_p.sum(1).tolist()):
+        said = until_end(tokens[row])
+        [each] = token_scores(made, source[row : row + 1, : sources[row]], [said])
+        assert total == pytest.approx(sum(each), rel=1e-4)
+        assert log_p[row, len(said) :].tolist() == [0.0] * (len(found) - len(said))
+
+
+def test_what_cannot_be_asked_is_no_request():
+    with pytest.raises(TypeError, match="max_stps"):
+        generate(model(), ids(1, 3), max_stps=3)
 
 
 def test_the_loop_keeps_no_graph_and_gives_the_grad_mode_back():
@@ -260,13 +295,13 @@ def test_another_kind_of_source_checks_itself_and_makes_the_memory():
     assert made.encode(features).shape == (2, 4, 8)
     tokens, real = ids(2, 3), mask(4, 2)
     assert_close(made(features, tokens, real)[1:], made(features[1:, :2], tokens[1:]))
-    assert check_request(made, features, real, None) == 12 and sound.asked == [real]
+    assert Rows(made, features, real, Request()).limit == 12 and sound.asked == [real]
     with pytest.raises(ValueError, match="not finite; cut them out"):
-        check_request(made, features / 0, None, None)
+        Rows(made, features / 0, None, Request())
 
 
 def test_a_module_without_a_check_is_taken_at_its_word():
     made = seeded(lambda: whole(embedding=torch.nn.Linear(5, 8)))
-    check_source(made, noise(2, 4, 5), None)
+    assert generate(made, noise(2, 4, 5), max_steps=1).shape == (2, 1)
     with pytest.raises(ValueError, match="give token ids"):
-        check_source(model(), noise(2, 4, 5), None)
+        generate(model(), noise(2, 4, 5))

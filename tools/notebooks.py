@@ -44,8 +44,8 @@ METADATA = {
 HIDDEN = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
 MOST_LINES, MOST_EXPORTED, MOST_CLASS, WIDEST, MOST_BYTES = 25, 45, 72, 83, 1_500_000    # a class is exported whole
 LONGER = set("""
-    10_generation/generate-steps 12_strategies/beam-search cross_attention/numbers-kept laws/words
-    reading/laws-form reading/laws-learning rules/pool-search
+    cross_attention/numbers-kept laws/words
+    reading/laws-form reading/laws-learning
     dictionary/bootstrap attention_steps/script diagrams/loop diagrams/attention drawing/svg interactive/tools
     interactive/style checkpoints/durable checkpoints/train-resumably model_file/model-made onnx_export/graph
     onnx_export/part-graphs whole_files/safe-files

@@ -14,13 +14,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 # %% ../../notebooks/11_caching.ipynb #cache
-KeysValues = tuple[Float[Tensor, "batch heads keys head_dim"], Float[Tensor, "batch heads keys head_dim"]]
+KeysValues = tuple[
+    Float[Tensor, "batch heads keys head_dim"],
+    Float[Tensor, "batch heads keys head_dim"],
+]
 
 
 class Cache:
-    """The keys and values of one decode, per layer: those of the tokens so far and those of the memory.
+    """The keys and values of one decode, per layer: of the tokens and the memory.
 
-    Made by the caller and passed in, one for each decode. `length` is the number of tokens the decoder has read.
+    Made by the caller and passed in, one for each decode. `length` is the number
+    of tokens the decoder has read.
     Chapter *Remembering keys and values*.
     """
 
@@ -30,21 +34,23 @@ class Cache:
         self.cross_kv: dict[int, KeysValues] = {}
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> KeysValues:
-        """Keep the new tokens' keys and values of this layer; return those of all tokens so far.
+        """Keep the new tokens' keys and values of this layer; return all so far.
 
-        Raises ValueError where the layer has kept more tokens than the decoder has read: a decode broke off.
+        Raises ValueError where the layer has kept more tokens than the decoder has
+        read: a decode broke off.
         """
         if layer in self.self_kv:
             old_k, old_v = self.self_kv[layer]
             if old_k.shape[2] != self.length:
                 kept = f"layer {layer} has keys of {old_k.shape[2]} tokens"
-                raise ValueError(f"{kept}, the decoder has read {self.length}; make a new cache")
-            k, v = torch.cat([old_k, k], dim=2), torch.cat([old_v, v], dim=2)      # (b h t head_dim)
+                read = f"the decoder has read {self.length}"
+                raise ValueError(f"{kept}, {read}; make a new cache")
+            k, v = torch.cat([old_k, k], dim=2), torch.cat([old_v, v], dim=2)
         self.self_kv[layer] = k, v
         return k, v
 
     def keep(self, layer: int, project: Callable[[], KeysValues]) -> KeysValues:
-        "The memory's keys and values of this layer: projected at the first call, remembered afterwards."
+        "The memory's of this layer: projected at the first call, then kept."
         if layer not in self.cross_kv:
             self.cross_kv[layer] = project()
         return self.cross_kv[layer]
@@ -54,11 +60,13 @@ class Cache:
         self.length += n_tokens
 
     def reorder(self, rows: Int[Tensor, "batch"]) -> None:
-        """Let row i go on from what was row `rows[i]`, as beam search does when it keeps some hypotheses.
+        """Let row i go on from what was row `rows[i]`, as beam search does.
 
-        Only the tokens' keys and values move: a hypothesis stays with its source, so the memory's are the same.
+        Only the tokens' keys and values move: a hypothesis stays with its source,
+        so the memory's are the same.
         """
-        self.self_kv = {layer: (k[rows], v[rows]) for layer, (k, v) in self.self_kv.items()}
+        moved = {i: (k[rows], v[rows]) for i, (k, v) in self.self_kv.items()}
+        self.self_kv = moved
 
     @property
     def nbytes(self) -> int:
