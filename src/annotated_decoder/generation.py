@@ -194,8 +194,8 @@ class Rows:
         self.model, self.cache, self.constrain = model, cache, request.constrain
         self.memory = model.encode(source, source_mask)
         self.memory_mask = source_mask
-        size, start = (len(source), 1), model.decoder.config.start_id
-        start = torch.full(size, start, device=source.device)
+        start_id = model.decoder.config.start_id
+        start = torch.full((len(source), 1), start_id, device=source.device)
         self.tokens = start if request.prompt is None else request.prompt
 
     @torch.no_grad()

@@ -132,15 +132,16 @@ class Beam(Rows):
         if not -10 <= length_penalty <= 10:
             given = f"length_penalty is {length_penalty}"
             raise ValueError(f"{given}; give 0 for none, or up to 10")
-        super().__init__(model, source, source_mask, request, Cache())
+        self.kept = Cache()
+        super().__init__(model, source, source_mask, request, self.kept)
         self.width, self.read = width, self.tokens.shape[1]
         self.memory = self.memory.repeat_interleave(width, 0)       # (b·w s d)
         self.tokens = self.tokens.repeat_interleave(width, 0)       # (b·w t)
         if source_mask is not None:
             self.memory_mask = source_mask.repeat_interleave(width, 0)
-        batch, on = len(source), dict(device=source.device)
-        self.row = torch.arange(batch, **on)[:, None]                    # (b 1)
-        self.total = torch.zeros(batch, width, dtype=torch.float64, **on)
+        batch, on = len(source), source.device
+        self.row = torch.arange(batch, device=on)[:, None]               # (b 1)
+        self.total = torch.zeros(batch, width, dtype=torch.float64, device=on)
         self.total[:, 1:] = -torch.inf    # at first all slots hold one start
 
     def candidates(self) -> Float[Tensor, "batch width vocab"]:
@@ -157,7 +158,7 @@ class Beam(Rows):
         "Each slot takes over what was in `slot`, and one more token."
         rows = (self.row * self.width + slot).flatten()
         self.tokens, self.total = self.tokens[rows], total
-        self.cache.reorder(rows)
+        self.kept.reorder(rows)
         self.append(token.flatten())
 
     @property
