@@ -46,9 +46,8 @@ MOST_LINES, MOST_EXPORTED, MOST_CLASS, WIDEST, MOST_BYTES = 25, 45, 72, 83, 1_50
 LONGER = set("""
     10_generation/generate-steps 12_strategies/beam-search 18_pretrained/places cross_attention/numbers-kept laws/words
     reading/laws-form reading/laws-learning families/stack-config rules/pool-search settings/generation-settings
-    dictionary/bootstrap attention_steps/script diagrams/loop diagrams/attention drawing/svg interactive/tools
-    interactive/style checkpoints/durable checkpoints/train-resumably model_file/model-made onnx_export/graph
-    onnx_export/part-graphs whole_files/safe-files
+    attention_steps/script diagrams/loop diagrams/attention drawing/svg interactive/tools
+    interactive/style
 """.split())    # exported cells that are to become shorter; no new one
 TIMES = {10: "10 seconds", 20: "20 seconds", 40: "40 seconds", 60: "a minute", 120: "two minutes", 300: "five minutes"}
 
