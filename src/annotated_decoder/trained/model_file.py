@@ -105,7 +105,7 @@ def describe(
     model: "EncoderDecoder | TrainedModel", narrow: Callable[[Tensor], Tensor] = _half_at_most
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     "What a file holds of a model: its JSON, and its weights as `narrow` leaves them, a tied one once."
-    if isinstance(model, TrainedModel):
+    if not isinstance(model, EncoderDecoder):
         about, tensors = describe(model.model, narrow)
         return about | {"source": model.source.symbols, "target": model.target.symbols, "notes": model.notes}, tensors
     if not isinstance(model.encoder.embedding, Embedding):
