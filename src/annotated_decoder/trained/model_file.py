@@ -125,7 +125,7 @@ def describe(
     return about, tensors
 
 # %% ../../../notebooks/trained/model_file.ipynb #build-model
-_MOST_POSITIONS = 100_000    # a header that asks for more is not believed
+_LONGEST_BELIEVED = 100_000    # a header that asks for more is not believed
 
 
 def _new_model(about: Mapping[str, Any]) -> EncoderDecoder:
@@ -148,8 +148,8 @@ def build_model(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Enco
         layers = {name.split(".")[2] for name in tensors if name.startswith(f"{side}.layers.")}
         if len(layers) != config.n_layers:
             raise ValueError(f"the {side} should have {config.n_layers} layers and has {len(layers)}")
-        if config.max_len > _MOST_POSITIONS:
-            raise ValueError(f"max_len of the {side} is {config.max_len}; at most {_MOST_POSITIONS} are believed")
+        if config.max_len > _LONGEST_BELIEVED:
+            raise ValueError(f"max_len of the {side} is {config.max_len}; at most {_LONGEST_BELIEVED} are believed")
     with torch.device("meta"):                                      # shapes alone take no memory
         promised = _new_model(about).state_dict()
     for name in _copies(about):
