@@ -143,7 +143,7 @@ def test_intervals_are_the_seeds_and_know_of_stress():
     assert intervals(*stressed, stress=True)["wer_interval"] == [0.0, 1.0]
 
 
-@pytest.mark.parametrize("ask", [score, intervals, report])
+@pytest.mark.parametrize("ask", [edits_of, score, intervals, report])
 def test_without_words_there_is_no_score(ask):
     with pytest.raises(ValueError, match="no predictions to score; give at least one word"):
         ask({}, {})

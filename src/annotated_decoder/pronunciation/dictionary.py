@@ -81,7 +81,12 @@ def without_stress(phonemes: Iterable[str]) -> list[str]:
 def edits_of(
     predictions: Mapping[str, Sequence[str]], references: Mapping[str, Sequence[Sequence[str]]], stress: bool = False
 ) -> list[tuple[int, int]]:
-    "For each word, the edits to its nearest listed pronunciation, the shorter one of two as near, and its length."
+    """For each word, the edits to its nearest listed pronunciation, the shorter one of two as near, and its length.
+
+    Raises ValueError where there is nothing to score.
+    """
+    if not predictions:
+        raise ValueError("there are no predictions to score; give at least one word")
     strip = list if stress else without_stress
     return [
         min((edit_distance(strip(predicted), strip(listed)), len(listed)) for listed in references[word])
@@ -98,8 +103,6 @@ def score(
     Raises ValueError where there is nothing to score.
     Chapter *The dictionary and its scores*.
     """
-    if not predictions:
-        raise ValueError("there are no predictions to score; give at least one word")
     edits, lengths = zip(*edits_of(predictions, references, stress))
     wrong = sum(n > 0 for n in edits)
     return {"words": len(edits), "wer": wrong / len(edits), "per": sum(edits) / sum(lengths)}
@@ -118,8 +121,6 @@ def intervals(
     As many words have the same draws, so that systems are compared on the same resamples.
     Raises ValueError where there is nothing to score. Chapter *The dictionary and its scores*; Efron 1979.
     """
-    if not predictions:
-        raise ValueError("there are no predictions to score; give at least one word")
     edits, lengths = np.array(edits_of(predictions, references, stress)).T
     generator, rates = np.random.default_rng(seed), np.empty((resamples, 2))
     for each in rates:
