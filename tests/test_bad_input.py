@@ -567,9 +567,9 @@ def test_only_a_reader_of_answers_may_go(arguments, status, monkeypatch):
         raise BrokenPipeError
 
     monkeypatch.setattr(sys, "argv", ["annotated-decoder", *arguments.split()])
-    for name in ("run_pronounce", "run_evaluate", "run_train"):
+    for name in ("_run_pronounce", "_run_evaluate", "_run_train"):
         monkeypatch.setattr(cli, name, broken)
-    monkeypatch.setattr(cli, "abandon_output", lambda: None)
+    monkeypatch.setattr(cli, "_abandon_output", lambda: None)
     assert cli.main() == status
 
 

@@ -14,7 +14,7 @@ import pytest
 from speller import examples_of, small_pronouncer
 
 from annotated_decoder.trained import checkpoints
-from annotated_decoder.trained.checkpoints import Checkpoints, deferred_interrupt, train_resumably
+from annotated_decoder.trained.checkpoints import Checkpoints, _defer_interrupt, train_resumably
 from annotated_decoder.trained.resuming import TrainingRun
 from annotated_decoder.training import TrainingConfig
 
@@ -327,7 +327,7 @@ def test_ctrl_c_ends_the_step_saves_and_ends_the_training(tmp_path, uninterrupte
 
 
 def test_a_second_ctrl_c_breaks_in_at_once(interruptible):
-    with pytest.raises(KeyboardInterrupt), deferred_interrupt() as asked:
+    with pytest.raises(KeyboardInterrupt), _defer_interrupt() as asked:
         signal.raise_signal(signal.SIGINT)
         assert len(asked) == 1
         signal.raise_signal(signal.SIGINT)
@@ -338,7 +338,7 @@ def test_a_second_ctrl_c_breaks_in_at_once(interruptible):
 def test_a_caller_who_ignores_ctrl_c_keeps_that():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with deferred_interrupt() as asked:
+        with _defer_interrupt() as asked:
             signal.raise_signal(signal.SIGINT)
         assert not asked and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:

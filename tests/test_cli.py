@@ -296,7 +296,7 @@ def test_ctrl_c_during_the_imports_ends_the_command_without_a_traceback(imported
 
 def test_after_the_imports_ctrl_c_is_the_commands_own(monkeypatch, interruptible):
     monkeypatch.setattr(sys, "argv", ["annotated-decoder", "pronounce", "cat"])
-    monkeypatch.setattr(cli, "check_options", lambda args: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(cli, "_check_options", lambda args: signal.raise_signal(signal.SIGINT))
     assert command.main() == 130
 
 

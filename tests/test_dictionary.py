@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from annotated_decoder.pronunciation import dictionary as module
 from annotated_decoder.pronunciation.dictionary import (
-    LENGTHS,
+    _LENGTHS,
     MAX_LETTERS,
     by_length,
     edit_distance,
@@ -107,7 +107,7 @@ def test_a_score_is_the_sum_over_words_and_over_groups(cases, stress):
 
 
 def test_every_word_of_the_dictionary_has_one_length():
-    assert [n for low, high in LENGTHS for n in range(low, high + 1)] == list(range(1, MAX_LETTERS + 1))
+    assert [n for low, high in _LENGTHS for n in range(low, high + 1)] == list(range(1, MAX_LETTERS + 1))
 
 
 def test_a_group_without_words_is_left_out():
@@ -143,7 +143,7 @@ def test_intervals_are_the_seeds_and_know_of_stress():
     assert intervals(*stressed, stress=True)["wer_interval"] == [0.0, 1.0]
 
 
-@pytest.mark.parametrize("ask", [score, intervals, report])
+@pytest.mark.parametrize("ask", [edits_of, score, intervals, report])
 def test_without_words_there_is_no_score(ask):
     with pytest.raises(ValueError, match="no predictions to score; give at least one word"):
         ask({}, {})

@@ -16,6 +16,8 @@ from torch.testing import assert_close
 
 from annotated_decoder.encoder_outputs import END, START, pad
 from annotated_decoder.generation import generate
+from annotated_decoder.pretrained.parts import parts_of
+from annotated_decoder.pronunciation.model import PRONOUNCER
 from annotated_decoder.trained import model_file
 from annotated_decoder.trained import whole_files as safe_files
 from annotated_decoder.trained.batches import in_order
@@ -244,20 +246,75 @@ def test_a_stream_that_cannot_be_is_refused_at_once(options, message):
         talkative().stream(["cab"], **options)
 
 
-NEWER = "norm_eps gated linear_bias relative_buckets relative_distance embedding_scale embedding_norm attention_scale"
+PLAIN = dict(
+    head_dim=None, norm="layer", norm_eps=None, activation="relu", gated=False, linear_bias=True, relative_buckets=32,
+    relative_distance=128, embedding_scale=None, embedding_norm=False, attention_scale=None, positions="sinusoidal",
+)  # fmt: skip
+CORE = "vocab_size max_len d_model n_heads d_ff n_layers dropout pre_norm pad_id start_id end_id".split()
+AS_T5 = dict(
+    positions="relative", norm="rms", norm_eps=1e-6, gated=True, linear_bias=False, attention_scale=1.0, head_dim=4,
+    relative_buckets=8, relative_distance=20, embedding_scale=1.0, activation="gelu_tanh",
+)  # fmt: skip
 
 
-def test_a_file_that_was_written_before_a_field_existed_is_loaded_with_its_default(tmp_path):
-    ours, path = small_pronouncer(), tmp_path / "old.safetensors"
-    ours.save(path)
-    about, tensors = model_file.read_model(path)
-    for side, name in ((side, name) for side in ("encoder", "decoder") for name in NEWER.split()):
-        del about[side][name]
+def save_as_0_1(trained, path, switches, left_out=()):
+    "The file that version 0.1 wrote: the 23 fields of a side, all of them, in one flat object."
+    about, tensors = model_file.describe(trained)
+    for side in ("encoder", "decoder"):
+        config = about[side]
+        flat = {name: config[name] for name in CORE} | PLAIN | switches
+        assert len(flat) == 23
+        about[side] = {name: value for name, value in flat.items() if name not in left_out}
+    if left_out:
+        del about["projection"], about["shared"]
     model_file.write_model(path, about, tensors)
+
+
+OLDEST = "norm_eps gated linear_bias relative_buckets relative_distance embedding_scale embedding_norm attention_scale"
+
+
+@pytest.mark.parametrize("switches", [{}, AS_T5], ids=["the book's own", "as T5"])
+def test_a_file_of_version_0_1_is_loaded(switches, tmp_path):
+    ours, old, new = small_pronouncer(**switches), tmp_path / "old.safetensors", tmp_path / "new.safetensors"
+    if switches:
+        torch.nn.init.normal_(ours.model.decoder.relative.weight)
+    save_as_0_1(ours, old, switches)
+    ours.save(new)
+    found, expected = TrainedModel.load(old), TrainedModel.load(new)
+    assert (found.source, found.target, found.notes) == (ours.source, ours.target, ours.notes)
+    for one, other in ((found, expected), (found, ours)):
+        for side in ("encoder", "decoder"):
+            a, b = getattr(one.model, side), getattr(other.model, side)
+            assert a.config == b.config and parts_of(a) == parts_of(b)
+    kept = expected.model.state_dict()
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in found.model.state_dict().items())
+    assert ("decoder.relative.weight" in kept) is bool(switches)
+    found.save(old)
+    assert old.read_bytes() == new.read_bytes()
+
+
+def test_a_file_from_before_a_field_existed_is_loaded_with_its_default(tmp_path):
+    ours, path = small_pronouncer(), tmp_path / "old.safetensors"
+    save_as_0_1(ours, path, {}, OLDEST.split())
     found = TrainedModel.load(path)
     assert found.model.decoder.config == ours.model.decoder.config
     source, tokens = torch.tensor([[3, 4, 2]]), torch.tensor([[1, 5, 4]])
     assert_close(found.model(source, tokens), ours.model(source, tokens), atol=0.02, rtol=0.02)
+
+
+def test_the_shipped_model_is_such_a_file():
+    about, _ = model_file.read_model(PRONOUNCER)
+    for side in ("encoder", "decoder"):
+        assert {name: about[side][name] for name in PLAIN} == PLAIN and {*about[side]} == {*PLAIN, *CORE}
+
+
+@pytest.mark.parametrize("switches", [{}, AS_T5, {"norm": "rms"}], ids=["the book's own", "as T5", "one"])
+def test_a_header_has_the_cores_fields_and_the_parts_that_are_not_the_books_own(switches, tmp_path):
+    small_pronouncer(**switches).save(tmp_path / "m")
+    about, _ = model_file.read_model(tmp_path / "m")
+    for side in ("encoder", "decoder"):
+        assert list(about[side])[: len(CORE)] == CORE
+        assert {name: about[side][name] for name in about[side] if name not in CORE} == switches
 
 
 @pytest.mark.parametrize("norm", ["layer", "rms"])

@@ -362,7 +362,7 @@ def test_a_model_that_cannot_be_exported_is_refused(make, message, tmp_path):
 
 
 def test_a_model_beyond_two_gibibytes_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx_export, "MOST_BYTES", 1000)
+    monkeypatch.setattr(onnx_export, "_MOST_BYTES", 1000)
     with pytest.raises(ValueError, match="the encoder takes 0.0 GiB, and an ONNX file has 2; take a smaller model"):
         export_onnx(model(), tmp_path)
 
@@ -400,7 +400,7 @@ def test_a_damaged_folder_is_refused(name, change, message, exported):
 
 def test_an_export_that_breaks_off_leaves_whole_files_and_is_seen(tmp_path, monkeypatch):
     graphs = iter([b"old encoder", b"old decoder", b"new encoder", b"new decoder"])
-    monkeypatch.setattr(onnx_export, "graph_of", lambda *_: next(graphs))
+    monkeypatch.setattr(onnx_export, "_export_graph", lambda *_: next(graphs))
     replace, order = os.replace, []
 
     def break_off(a, b):

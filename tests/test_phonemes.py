@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from annotated_decoder.pronunciation.phonemes import ONSETS, PHONEMES, ipa, onset_of
+from annotated_decoder.pronunciation.phonemes import _ONSETS, PHONEMES, _onset_of, ipa
 
 VOWELS = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW".split()
 CONSONANTS = sorted(set(PHONEMES) - set(VOWELS))
@@ -36,9 +36,9 @@ def test_no_sound_is_lost_and_each_stressed_vowel_has_its_mark(spoken):
 
 @given(st.lists(st.sampled_from(CONSONANTS), max_size=5))
 def test_an_onset_is_the_longest_that_can_begin_a_word(consonants):
-    n = onset_of(consonants)
-    assert n == 0 or tuple(consonants[len(consonants) - n :]) in ONSETS
-    assert not any(tuple(consonants[-m:]) in ONSETS for m in range(n + 1, len(consonants) + 1))
+    n = _onset_of(consonants)
+    assert n == 0 or tuple(consonants[len(consonants) - n :]) in _ONSETS
+    assert not any(tuple(consonants[-m:]) in _ONSETS for m in range(n + 1, len(consonants) + 1))
 
 
 def test_an_unknown_phoneme_is_named():

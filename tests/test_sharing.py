@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 import torch
-from huggingface_hub import ModelCard, hub_mixin
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from small import seeded, whole
 from speller import small_pronouncer
@@ -18,9 +18,8 @@ from torch import nn
 
 from annotated_decoder.generation import EncoderDecoder
 from annotated_decoder.pretrained.parts import ScaledProjection
-from annotated_decoder.trained import hub as sharing
-from annotated_decoder.trained.hub import SharedModel
-from annotated_decoder.trained.model_file import TrainedModel, read_model
+from annotated_decoder.trained.hub import load_from_hub, push_to_hub, save_folder
+from annotated_decoder.trained.model_file import TrainedModel, describe, read_model, write_model
 
 
 def bare(tied=True, shared=False, bias=True, scale=1.0, dtype=torch.float32, **changes):
@@ -57,10 +56,10 @@ MODELS = {
 @pytest.mark.parametrize("options", MODELS.values(), ids=MODELS)
 def test_a_bare_model_comes_back_to_the_bit_and_ready(options, tmp_path):
     ours = bare(**options).train()
-    SharedModel(ours).save_pretrained(tmp_path)
+    save_folder(ours, tmp_path)
     assert ours.training
     state = torch.get_rng_state()
-    back = SharedModel.from_pretrained(tmp_path).model
+    back = load_from_hub(tmp_path)
     assert torch.equal(torch.get_rng_state(), state)
     assert isinstance(back, EncoderDecoder) and not any(module.training for module in back.modules())
     same_weights(back, ours)
@@ -74,10 +73,10 @@ def test_a_bare_model_comes_back_to_the_bit_and_ready(options, tmp_path):
 @pytest.mark.parametrize("options", MODELS.values(), ids=MODELS)
 def test_a_tied_weight_is_stored_once_and_is_one_parameter_again(options, tmp_path):
     ours = bare(**options)
-    SharedModel(ours).save_pretrained(tmp_path)
+    save_folder(ours, tmp_path)
     stored = load_file(tmp_path / "model.safetensors")
     assert sum(t.numel() for t in stored.values()) == sum(p.numel() for p in ours.parameters())
-    back = SharedModel.from_pretrained(tmp_path).model
+    back = load_from_hub(tmp_path)
     assert [name for name, _ in back.named_parameters()] == [name for name, _ in ours.named_parameters()]
     table = back.decoder.embedding.tokens.weight
     assert (back.projection.weight is table) is options.get("tied", True)
@@ -86,16 +85,23 @@ def test_a_tied_weight_is_stored_once_and_is_one_parameter_again(options, tmp_pa
 
 def test_a_trained_model_comes_back_with_its_vocabularies_and_notes(tmp_path):
     ours = small_pronouncer()
-    SharedModel(ours).save_pretrained(str(tmp_path / "a" / "b"))
-    back = SharedModel.from_pretrained(str(tmp_path / "a" / "b")).model
+    save_folder(ours, str(tmp_path / "a" / "b"))
+    back = load_from_hub(str(tmp_path / "a" / "b"))
     assert (back.source, back.target, back.notes) == (ours.source, ours.target, ours.notes)
     same_weights(back.model, ours.model)
     assert back.transcribe(["cab", "dead"]) == ours.transcribe(["cab", "dead"])
 
 
+def test_a_bare_model_is_no_trained_one(tmp_path):
+    save_folder(bare(), tmp_path)
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        with pytest.raises(ValueError, match=re.escape(f"{path} holds a model without vocabularies; load_from_hub()")):
+            TrainedModel.load(path)
+
+
 def test_saving_again_gives_the_same_bytes(tmp_path):
-    SharedModel(small_pronouncer()).save_pretrained(tmp_path / "a")
-    SharedModel.from_pretrained(tmp_path / "a").save_pretrained(tmp_path / "b")
+    save_folder(small_pronouncer(), tmp_path / "a")
+    save_folder(TrainedModel.load(tmp_path / "a"), tmp_path / "b")
     for name in ("model.safetensors", "config.json", "README.md"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
 
@@ -105,12 +111,12 @@ def test_half_precision_is_used_where_it_loses_nothing_and_only_there(tmp_path, 
     with torch.no_grad():
         ours.projection.bias.copy_(torch.tensor([1e5] + [0.0] * 10))          # beyond half precision
         ours.decoder.final_norm.weight.fill_(0.5)
-    SharedModel(ours).save_pretrained(tmp_path / "single")
+    save_folder(ours, tmp_path / "single")
     stored = load_file(tmp_path / "single" / "model.safetensors")
     assert stored["decoder.final_norm.weight"].dtype == torch.float16
     assert stored["projection.bias"].dtype == stored["decoder.embedding.tokens.weight"].dtype == torch.float32
-    assert SharedModel.from_pretrained(tmp_path / "single").model.projection.bias[0] == 1e5
-    SharedModel(trained).save_pretrained(tmp_path / "half")
+    assert load_from_hub(tmp_path / "single").projection.bias[0] == 1e5
+    save_folder(trained, tmp_path / "half")
     halves = load_file(tmp_path / "half" / "model.safetensors")
     assert {t.dtype for t in halves.values()} == {torch.float16}
 
@@ -118,37 +124,38 @@ def test_half_precision_is_used_where_it_loses_nothing_and_only_there(tmp_path, 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_other_precisions_come_back_in_single(dtype, tmp_path):
     ours = bare(dtype=dtype)
-    SharedModel(ours).save_pretrained(tmp_path)
-    same_weights(SharedModel.from_pretrained(tmp_path).model, ours.float())
+    save_folder(ours, tmp_path)
+    same_weights(load_from_hub(tmp_path), ours.float())
 
 
 def test_the_weights_are_a_model_file(tmp_path):
     ours = small_pronouncer()
-    SharedModel(ours).save_pretrained(tmp_path)
-    same_weights(TrainedModel.load(tmp_path / "model.safetensors").model, ours.model)
+    save_folder(ours, tmp_path)
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        same_weights(TrainedModel.load(path).model, ours.model)
     about, _ = read_model(tmp_path / "model.safetensors")
     assert json.loads((tmp_path / "config.json").read_text()) == about
 
 
 def test_the_card_says_what_the_model_is_and_one_that_is_there_is_kept(tmp_path):
     ours = small_pronouncer(max_len=13)
-    SharedModel(ours).save_pretrained(tmp_path)
+    save_folder(ours, tmp_path)
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.library_name == "annotated-decoder" and "encoder-decoder" in card.data.tags
     numbers = sum(p.numel() for p in ours.model.parameters())
     for said in (f"{numbers:,} parameters", "| max_len | 13 | 13 |", "| vocab_size | 8 | 8 |", '"for a test"'):
         assert said in card.text, said
     assert "{{" not in card.text
-    SharedModel(bare()).save_pretrained(tmp_path / "bare")
+    save_folder(bare(), tmp_path / "bare")
     assert "generate(model" in (tmp_path / "bare" / "README.md").read_text()
     (tmp_path / "README.md").write_text("by hand")
-    SharedModel(ours).save_pretrained(tmp_path)
+    save_folder(ours, tmp_path)
     assert (tmp_path / "README.md").read_text() == "by hand"
 
 
 def test_what_the_card_shows_as_code_runs(tmp_path, monkeypatch):
     ours = small_pronouncer()
-    SharedModel(ours).save_pretrained(tmp_path)
+    save_folder(ours, tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / "README.md").read_text(), re.S)
     code = code.replace("this folder, or its name on the hub", str(tmp_path)).replace('"some", "words"', '"cab", "bed"')
     found = {}
@@ -175,88 +182,80 @@ class Recorder:
         self.calls.append(("create", repo_id, private, exist_ok))
         return SimpleNamespace(repo_id=f"owner/{repo_id}")
 
-    def upload_folder(self, *, repo_id, folder_path, revision, commit_message, **options):
+    def upload_folder(self, *, repo_id, folder_path, revision=None, commit_message=None):
         self.calls.append(("upload", repo_id, revision, commit_message))
         self.files = {path.name: path.read_bytes() for path in Path(folder_path).iterdir()}
         return "address of the commit"
 
 
-def test_a_push_uploads_what_save_pretrained_writes(tmp_path, monkeypatch):
+def test_a_push_uploads_what_save_folder_writes(tmp_path, monkeypatch):
     recorder, ours = Recorder(), small_pronouncer()
-    monkeypatch.setattr(hub_mixin, "HfApi", recorder)
-    options = dict(private=True, token="a token", commit_message="First", branch="try")
-    assert SharedModel(ours).push_to_hub("speller", **options) == "address of the commit"
+    monkeypatch.setattr(huggingface_hub, "HfApi", recorder)
+    options = dict(private=True, token="a token", commit_message="First", revision="try")
+    assert push_to_hub(ours, "speller", **options) == "address of the commit"
     create, upload = ("create", "speller", True, True), ("upload", "owner/speller", "try", "First")
     assert recorder.calls == [("client", "a token"), create, upload]
-    SharedModel(ours).save_pretrained(tmp_path)
+    save_folder(ours, tmp_path)
     assert recorder.files == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert set(recorder.files) == {"model.safetensors", "config.json", "README.md"}
 
 
-def test_saving_can_push_too(tmp_path, monkeypatch):
-    recorder = Recorder()
-    monkeypatch.setattr(hub_mixin, "HfApi", recorder)
-    SharedModel(small_pronouncer()).save_pretrained(tmp_path / "speller", push_to_hub=True)
-    assert ("create", "speller", None, True) in recorder.calls
-    assert recorder.files["model.safetensors"] == (tmp_path / "speller" / "model.safetensors").read_bytes()
-
-
 def test_a_name_is_fetched_with_the_options_given_and_nothing_but_the_two_files(tmp_path, monkeypatch):
-    SharedModel(small_pronouncer()).save_pretrained(tmp_path)
+    save_folder(small_pronouncer(), tmp_path)
     asked = []
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: asked.append((a, k)) or str(tmp_path))
-    back = SharedModel.from_pretrained("owner/speller", revision="v1", token="a token")
-    assert back.model.notes == small_pronouncer().notes
+    back = load_from_hub("owner/speller", revision="v1", token="a token")
+    assert back.notes == small_pronouncer().notes
     files = ("model.safetensors", "config.json")
     assert asked == [(("owner/speller",), {"allow_patterns": files, "revision": "v1", "token": "a token"})]
 
 
 def test_a_hub_that_cannot_be_reached_is_said_in_one_line(monkeypatch):
     down = ConnectionError("no route\nto host")
-    monkeypatch.setattr(hub_mixin, "HfApi", Recorder(fail=down))
+    monkeypatch.setattr(huggingface_hub, "HfApi", Recorder(fail=down))
     with pytest.raises(OSError, match=r"^'me/it' could not be uploaded \(no route to host\); check the name, the net"):
-        SharedModel(bare()).push_to_hub("me/it")
+        push_to_hub(bare(), "me/it")
 
     def fetch(*_, **__):
         raise down
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
     with pytest.raises(OSError, match=r"^'me/it' could not be fetched \(no route to host\); check the name, the net"):
-        SharedModel.from_pretrained("me/it")
+        load_from_hub("me/it")
 
 
 @pytest.mark.parametrize("name", ["no/such/folder", "/no/such", "a b", "-x", ""])
 def test_what_is_no_folder_and_no_name_is_refused(name):
     with pytest.raises(ValueError, match=re.escape(f"{name!r} is no folder and no name of a model; give one, as 'own")):
-        SharedModel.from_pretrained(name)
+        load_from_hub(name)
 
 
 def test_what_cannot_be_saved_is_refused_before_anything_is_made(tmp_path, monkeypatch):
     recorder = Recorder()
-    monkeypatch.setattr(hub_mixin, "HfApi", recorder)
+    monkeypatch.setattr(huggingface_hub, "HfApi", recorder)
     broken = bare()
     with torch.no_grad():
         broken.decoder.final_norm.weight[2] = torch.nan
     strange = whole(embedding=nn.Linear(3, 8))
     for model, message in ((broken, "decoder.final_norm.weight has numbers that"), (strange, "embedding is Linear; ")):
         with pytest.raises(ValueError, match=message):
-            SharedModel(model).save_pretrained(tmp_path / "it")
+            save_folder(model, tmp_path / "it")
         with pytest.raises(ValueError, match=message):
-            SharedModel(model).push_to_hub("it")
+            push_to_hub(model, "it")
     assert recorder.calls == []
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="file is no folder; give another name"):
-        SharedModel(bare()).save_pretrained(tmp_path / "file")
+        save_folder(bare(), tmp_path / "file")
 
 
 WITHOUT = """
 import sys
 sys.modules["huggingface_hub"] = None
-from annotated_decoder.trained.hub import SharedModel
-shared = SharedModel.from_pretrained(sys.argv[1])
-print(shared.model.transcribe(["cab"]))
-for call in (lambda: shared.save_pretrained("x"), lambda: shared.push_to_hub("x"),
-             lambda: SharedModel.from_pretrained("owner/x")):
+from annotated_decoder.trained import load_from_hub, push_to_hub, save_folder
+model = load_from_hub(sys.argv[1])
+print(model.transcribe(["cab"]))
+save_folder(model, "x")
+for call in (lambda: push_to_hub(model, "x"), lambda: load_from_hub("owner/x")):
     try:
         call()
     except ModuleNotFoundError as error:
@@ -264,15 +263,16 @@ for call in (lambda: shared.save_pretrained("x"), lambda: shared.push_to_hub("x"
 """
 
 
-def test_without_huggingface_hub_a_folder_is_loaded_and_the_rest_says_what_to_install(tmp_path):
+def test_without_huggingface_hub_a_folder_is_loaded_and_saved_and_the_rest_says_what_to_install(tmp_path):
     ours = small_pronouncer()
-    SharedModel(ours).save_pretrained(tmp_path)
+    save_folder(ours, tmp_path)
     command = [sys.executable, "-c", WITHOUT, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     needed = "huggingface_hub is not installed; pip install huggingface_hub"
-    assert done.stdout.splitlines() == [str(ours.transcribe(["cab"])), *[needed] * 3]
-    assert not (tmp_path / "x").exists()
+    assert done.stdout.splitlines() == [str(ours.transcribe(["cab"])), *[needed] * 2]
+    for name in ("model.safetensors", "config.json", "README.md"):
+        assert (tmp_path / "x" / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
 # Damage
@@ -288,7 +288,7 @@ DAMAGE = {
     "no text": (lambda f: (f / "config.json").write_bytes(b"\xff\xfe\xfa"), "config.json is no JSON"),
     "brackets": (lambda f: (f / "config.json").write_bytes(b"[" * 100_000), "config.json is no JSON"),
     "a list": (lambda f: (f / "config.json").write_text("[]"), "config.json says other things"),
-    "no weights": (lambda f: (f / "model.safetensors").unlink(), "has no model.safetensors; give a folder"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "model.safetensors is no file; give one that save"),
     "a pickle": (lambda f: torch.save({}, f / "model.safetensors"), "model.safetensors is no whole model file"),
     "a weight": (
         lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-1] + b"?"),
@@ -299,10 +299,11 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage, message", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_folder_is_refused(damage, message, tmp_path):
-    SharedModel(small_pronouncer()).save_pretrained(tmp_path)
+    save_folder(small_pronouncer(), tmp_path)
     damage(tmp_path)
-    with pytest.raises(ValueError, match=message):
-        SharedModel.from_pretrained(tmp_path)
+    for load in (load_from_hub, TrainedModel.load):
+        with pytest.raises(ValueError, match=message):
+            load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -314,18 +315,17 @@ def test_a_damaged_folder_is_refused(damage, message, tmp_path):
     ids=str,
 )  # fmt: skip
 def test_a_header_that_does_not_fit_its_weights_is_refused(change, tmp_path):
-    about, tensors = sharing.contents(small_pronouncer())
-    sharing.write_model(tmp_path / "model.safetensors", about | change, tensors)
+    about, tensors = describe(small_pronouncer())
+    write_model(tmp_path / "model.safetensors", about | change, tensors)
     with pytest.raises(ValueError, match="does not hold what its header says"):
-        SharedModel.from_pretrained(tmp_path)
+        load_from_hub(tmp_path)
 
 
 def test_a_config_json_may_be_missing_or_sorted_anew(tmp_path):
     ours = small_pronouncer()
-    SharedModel(ours).save_pretrained(tmp_path)
+    save_folder(ours, tmp_path)
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()), sort_keys=True))
-    same_weights(SharedModel.from_pretrained(tmp_path).model.model, ours.model)
+    same_weights(load_from_hub(tmp_path).model, ours.model)
     path.unlink()
-    same_weights(SharedModel.from_pretrained(tmp_path).model.model, ours.model)
-    assert sharing.hub is huggingface_hub
+    same_weights(load_from_hub(tmp_path).model, ours.model)

@@ -44,11 +44,7 @@ METADATA = {
 HIDDEN = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
 MOST_LINES, MOST_EXPORTED, MOST_CLASS, WIDEST, MOST_BYTES = 25, 45, 72, 83, 1_500_000    # a class is exported whole
 LONGER = set("""
-    cross_attention/numbers-kept laws/words
-    reading/laws-form reading/laws-learning
-    dictionary/bootstrap attention_steps/script diagrams/loop diagrams/attention drawing/svg interactive/tools
-    interactive/style checkpoints/durable checkpoints/train-resumably model_file/model-made onnx_export/graph
-    onnx_export/part-graphs whole_files/safe-files
+    diagrams/loop diagrams/attention
 """.split())    # exported cells that are to become shorter; no new one
 TIMES = {10: "10 seconds", 20: "20 seconds", 40: "40 seconds", 60: "a minute", 120: "two minutes", 300: "five minutes"}
 

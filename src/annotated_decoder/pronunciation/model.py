@@ -184,7 +184,7 @@ def train_pronouncer(
     trained = new_pronouncer(dictionary, seed=config.seed, **shape)
     words = [word for word in dictionary if split_of(word) == "training"]
     examples = [trained.example(word, said) for word in words for said in dictionary[word]]
-    start, whole = time.perf_counter(), checkpoints is None or not checkpoints.steps()
+    start, from_its_start = time.perf_counter(), checkpoints is None or not checkpoints.steps()
     if checkpoints is None:
         losses = train(trained.model, examples, config, progress)
     else:
@@ -192,7 +192,7 @@ def train_pronouncer(
         losses = train_resumably(run, checkpoints, progress)
     trained.notes["training"] = asdict(config) | {
         "words": len(words), "steps": len(losses), "last_loss": sum(losses[-500:]) / len(losses[-500:]),
-        "minutes": (time.perf_counter() - start) / 60 if whole else None,                 # of a part it says nothing
+        "minutes": (time.perf_counter() - start) / 60 if from_its_start else None,        # of a part it says nothing
         "machine": machine(),
     }    # fmt: skip
     return trained

@@ -2,12 +2,13 @@
 
 from .batches import Transcription
 from .checkpoints import Checkpoints, train_resumably
-from .hub import SharedModel
+from .hub import load_from_hub, push_to_hub, save_folder
 from .model_file import TrainedModel
 from .onnx_export import export_onnx
 from .onnx_run import OnnxModel, generate_onnx
+from .resuming import TrainingRun
 
 __all__ = [
-    "TrainedModel", "Transcription", "Checkpoints", "train_resumably", "SharedModel", "export_onnx", "OnnxModel",
-    "generate_onnx",
+    "TrainedModel", "Transcription", "TrainingRun", "Checkpoints", "train_resumably", "save_folder", "load_from_hub",
+    "push_to_hub", "export_onnx", "OnnxModel", "generate_onnx",
 ]  # fmt: skip
