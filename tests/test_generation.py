@@ -136,6 +136,13 @@ def test_a_step_knows_the_log_probability_of_its_tokens(seed, shape, sources, ma
         assert log_p[row, len(said) :].tolist() == [0.0] * (len(found) - len(said))
 
 
+def test_a_row_that_has_ended_pays_nothing():
+    found = list(generate_steps(model(3, end_bias=1.0), ids(32, 4)))
+    log_p, going = (torch.stack(x, 1) for x in zip(*((s.log_probability, s.going) for s in found), strict=True))
+    assert going.any() and not going.all()
+    assert torch.all(log_p[~going] == 0) and torch.all(log_p[going] < 0)
+
+
 def test_what_cannot_be_asked_is_no_request():
     with pytest.raises(TypeError, match="max_stps"):
         generate(model(), ids(1, 3), max_stps=3)

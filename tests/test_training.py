@@ -13,7 +13,7 @@ from speller import WORDS, examples_of, small_pronouncer
 
 from annotated_decoder.encoder_outputs import END, PAD, START
 from annotated_decoder.softmax import cross_entropy
-from annotated_decoder.training import Example, TrainingConfig, batches, collate, optimizers_for, train
+from annotated_decoder.training import Example, TrainingConfig, batches, collate, optimizers_for, take_gradient, train
 
 OPTIMIZERS = ["adamw", "muon"]
 
@@ -81,6 +81,16 @@ def test_one_batch_can_be_overfitted(seed, shape, dtype, optimizer):
     assert len(losses) == 80
     assert losses[0] > 2 and losses[-1] < 0.05
     assert {w: " ".join(said) for w, said in trained.transcribe(list(WORDS)).items()} == WORDS
+
+
+def test_each_step_has_the_gradient_of_its_own_batch_alone():
+    trained, config = small_pronouncer(), TrainingConfig()
+    batch = collate(examples_of(trained))
+    gradients = []
+    for _ in range(2):
+        take_gradient(trained.model, batch, config, step=0)
+        gradients.append([p.grad.clone() for p in trained.model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
 @given(seeds, st.floats(0, 0.9))
