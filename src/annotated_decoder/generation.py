@@ -25,27 +25,34 @@ from .softmax import log_softmax, softmax
 class EncoderDecoder(nn.Module):
     """Encoder, decoder and projection: the whole model.
 
-    `model(source, tokens)` scores every target position in one pass: logits (batch, target, vocab).
+    `model(source, tokens)` scores every target position in one pass: it gives
+    logits (batch, target, vocab).
     Raises ValueError where the two stacks differ in width.
     Chapter *The generation loop*; Vaswani et al. 2017, figure 1.
     """
 
     def __init__(self, encoder: Encoder, decoder: Decoder, projection: Projection):
         super().__init__()
-        widths = encoder.config.d_model, decoder.config.d_model
-        if widths[0] != widths[1]:
-            raise ValueError(f"the encoder is {widths[0]} wide, the decoder {widths[1]}; make them equal")
+        wide, other = encoder.config.d_model, decoder.config.d_model
+        if wide != other:
+            given = f"the encoder is {wide} wide, the decoder {other}"
+            raise ValueError(f"{given}; make them equal")
         self.encoder, self.decoder, self.projection = encoder, decoder, projection
 
     @classmethod
-    def of(cls, encoder: StackConfig, decoder: StackConfig, tied: bool = True) -> "EncoderDecoder":
-        "The model of the paper in these shapes; tied: the projection shares the target embedding's weight."
+    def of(
+        cls, encoder: StackConfig, decoder: StackConfig, tied: bool = True
+    ) -> "EncoderDecoder":
+        "The model of the paper; tied: the target embedding is the projection too."
         source_side, target_side = Encoder.of(encoder), Decoder.of(decoder)
         table = target_side.embedding.tokens.weight if tied else None
-        return cls(source_side, target_side, Projection(decoder.d_model, decoder.vocab_size, table))
+        projection = Projection(decoder.d_model, decoder.vocab_size, table)
+        return cls(source_side, target_side, projection)
 
     def encode(
-        self, source: Source, source_mask: Bool[Tensor, "batch source"] | None = None
+        self,
+        source: Source,
+        source_mask: Bool[Tensor, "batch source"] | None = None,
     ) -> Float[Tensor, "batch source d_model"]:
         "The memory: once for each source, however long the output."
         return self.encoder(source, source_mask)

@@ -17,16 +17,18 @@ from .attention import MultiHeadAttention, attention_weights
 # %% ../../notebooks/15_looking_inside.ipynb #record-attention
 @contextmanager
 def record_attention(attn: MultiHeadAttention) -> Iterator[list[Tensor]]:
-    """The weights (batch, heads, queries, keys) of every call of `attn` inside the `with` block.
+    """The weights (batch, heads, queries, keys) of each call of `attn` in the block.
 
-    They are recomputed from the module's inputs by the pure function; the module itself is not changed.
+    They are recomputed from the module's inputs by the pure function; the module
+    itself is not changed.
     Chapter *Looking inside*.
     """
     recorded: list[Tensor] = []
 
     def listen(module, inputs, named, output):
         given = dict(zip(("x", "k", "v", "mask"), inputs)) | named
-        recorded.append(attention_weights(module.queries(given["x"]), given["k"], given.get("mask")).detach())
+        q, k, mask = module.queries(given["x"]), given["k"], given.get("mask")
+        recorded.append(attention_weights(q, k, mask).detach())
 
     listener = attn.register_forward_hook(listen, with_kwargs=True)
     try:

@@ -12,19 +12,32 @@ from torch import Tensor, nn
 
 # %% ../../notebooks/08_projection.ipynb #projection
 class Projection(nn.Module):
-    """One affine layer, no activation: a vector of width d_model to `vocab_size` logits.
+    """One affine layer, no activation: width d_model to `vocab_size` logits.
 
-    Give `tied`, the token embedding's weight (vocab_size, d_model), and the two share that parameter.
-    `bias` gives each token one number more. Raises ValueError where the tied weight has another shape.
+    Give `tied`, the token embedding's weight (vocab_size, d_model), and the two
+    share that parameter. `bias` gives each token one number more.
+    Raises ValueError where the tied weight has another shape.
     Chapter *The linear projection*; Press and Wolf 2017 (tying).
     """
 
-    def __init__(self, d_model: int, vocab_size: int, tied: Tensor | None = None, bias: bool = True):
+    def __init__(
+        self,
+        d_model: int,
+        vocab_size: int,
+        tied: Tensor | None = None,
+        bias: bool = True,
+    ):
         super().__init__()
-        if tied is not None and tied.shape != (vocab_size, d_model):
-            raise ValueError(f"the tied weight is {tuple(tied.shape)}, the projection {(vocab_size, d_model)}")
-        self.weight = nn.Parameter(torch.randn(vocab_size, d_model) * d_model**-0.5) if tied is None else tied
+        shape = vocab_size, d_model
+        if tied is not None and tied.shape != shape:
+            given = f"the tied weight is {tuple(tied.shape)}"
+            raise ValueError(f"{given}, the projection {shape}")
+        if tied is None:
+            tied = nn.Parameter(torch.randn(shape) * d_model**-0.5)
+        self.weight = tied
         self.bias = nn.Parameter(torch.zeros(vocab_size)) if bias else None
 
-    def forward(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:
+    def forward(
+        self, x: Float[Tensor, "*batch d_model"]
+    ) -> Float[Tensor, "*batch vocab"]:
         return nn.functional.linear(x, self.weight, self.bias)
