@@ -82,7 +82,7 @@ class StackConfig:
                 must = f"the vocabulary has ids 0 to {highest}"
                 raise ValueError(f"{name} is {value!r}; {must}")
 
-# %% ../../notebooks/06_decoder.ipynb #decoder-layer
+# %% ../../notebooks/06_decoder.ipynb #cache-protocol
 _Pair = tuple[Tensor, Tensor]    # keys and values
 
 
@@ -96,7 +96,7 @@ class KeyValueCache(Protocol):
     def keep(self, layer: int, project: Callable[[], _Pair]) -> _Pair: ...
     def advance(self, n_tokens: int) -> None: ...
 
-
+# %% ../../notebooks/06_decoder.ipynb #decoder-layer
 class DecoderLayer(nn.Module):
     """Self-attention, cross-attention, feed-forward, each with shortcut and norm.
 

@@ -17,7 +17,7 @@ from .attention import MultiHeadAttention, attention_weights
 # %% ../../notebooks/15_looking_inside.ipynb #record-attention
 @contextmanager
 def record_attention(attn: MultiHeadAttention) -> Iterator[list[Tensor]]:
-    """The weights (batch, heads, queries, keys) of each call of `attn` in the block.
+    """The weights (batch, heads, queries, keys) of each call of `attn` inside.
 
     They are recomputed from the module's inputs by the pure function; the module
     itself is not changed.
