@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
-from .attention import MultiHeadAttention, causal_mask
+from .attention import KeysValues, MultiHeadAttention, causal_mask
 from .cross_attention import memory_keys_values, padding_mask
 from .embedding import Embedding, sinusoids
 from .encoder_outputs import END, PAD, START
@@ -70,30 +70,29 @@ class StackConfig:
     def __post_init__(self):
         sizes = "vocab_size", "max_len", "d_model", "n_heads", "d_ff", "n_layers"
         for name in sizes:
-            if not isinstance(value := getattr(self, name), int) or value < 1:
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
                 must = "it must be a whole number of at least 1"
                 raise ValueError(f"{name} is {value!r}; {must}")
         if not isinstance(self.dropout, int | float) or not 0 <= self.dropout < 1:
             must = "it must be at least 0 and below 1"
             raise ValueError(f"dropout is {self.dropout!r}; {must}")
+        highest = self.vocab_size - 1
         for name in ("pad_id", "start_id", "end_id"):
-            value, highest = getattr(self, name), self.vocab_size - 1
+            value = getattr(self, name)
             if not isinstance(value, int) or not 0 <= value <= highest:
                 must = f"the vocabulary has ids 0 to {highest}"
                 raise ValueError(f"{name} is {value!r}; {must}")
 
 # %% ../../notebooks/06_decoder.ipynb #cache-protocol
-_Pair = tuple[Tensor, Tensor]    # keys and values
-
-
 @runtime_checkable
 class KeyValueCache(Protocol):
     "What a decoder asks of a cache: see chapter *Remembering keys and values*."
 
     @property
     def length(self) -> int: ...
-    def extend(self, layer: int, k: Tensor, v: Tensor) -> _Pair: ...
-    def keep(self, layer: int, project: Callable[[], _Pair]) -> _Pair: ...
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> KeysValues: ...
+    def keep(self, layer: int, project: Callable[[], KeysValues]) -> KeysValues: ...
     def advance(self, n_tokens: int) -> None: ...
 
 # %% ../../notebooks/06_decoder.ipynb #decoder-layer
@@ -123,10 +122,11 @@ class DecoderLayer(nn.Module):
     def of(cls, config: StackConfig, index: int = 0) -> "DecoderLayer":
         "The layer of the paper in this shape."
         d, dropout, pre_norm = config.d_model, config.dropout, config.pre_norm
-        attn, cross = (MultiHeadAttention(d, config.n_heads) for _ in range(2))
+        self_attn = MultiHeadAttention(d, config.n_heads)
+        cross_attn = MultiHeadAttention(d, config.n_heads)
         ffn = FeedForward(d, config.d_ff)
         residuals = [Residual(LayerNorm(d), dropout, pre_norm) for _ in range(3)]
-        return cls(attn, cross, ffn, residuals, index)
+        return cls(self_attn, cross_attn, ffn, residuals, index)
 
     def forward(
         self,
@@ -135,17 +135,20 @@ class DecoderLayer(nn.Module):
         memory_mask: Bool[Tensor, "batch source"] | None = None,
         cache: KeyValueCache | None = None,
     ) -> Float[Tensor, "batch target d_model"]:
-        x = self.self_res.add(x, self.self_attend(self.self_res.read(x), cache))
+        h = self.self_res.read(x)
+        x = self.self_res.add(x, self.self_attend(h, cache))
         h = self.cross_res.read(x)
         x = self.cross_res.add(x, self.cross_attend(h, memory, memory_mask, cache))
-        return self.ffn_res.add(x, self.ffn(self.ffn_res.read(x)))
+        h = self.ffn_res.read(x)
+        return self.ffn_res.add(x, self.ffn(h))
 
     def self_attend(self, x, cache):
         "Self-attention: each position reads itself and those before it."
         k, v = self.self_attn.keys_values(x)            # (b h t head_dim) twice
         if cache is not None:
             k, v = cache.extend(self.index, k, v)       # of all positions so far
-        return self.self_attn(x, k, v, self.mask(x.shape[1], k.shape[2], x.device))
+        mask = self.mask(x.shape[1], k.shape[2], x.device)
+        return self.self_attn(x, k, v, mask)
 
     def cross_attend(self, x, memory, memory_mask, cache):
         "Cross-attention: each position reads the memory."

@@ -50,7 +50,8 @@ class EncoderLayer(nn.Module):
         h = self.self_res.read(x)
         k, v = self.self_attn.keys_values(h)            # (b h s head_dim) twice
         x = self.self_res.add(x, self.self_attn(h, k, v, mask))
-        return self.ffn_res.add(x, self.ffn(self.ffn_res.read(x)))
+        h = self.ffn_res.read(x)
+        return self.ffn_res.add(x, self.ffn(h))
 
 # %% ../../notebooks/07_encoder.ipynb #encoder
 # Token ids, or what another embedding reads.
@@ -91,7 +92,7 @@ class Encoder(nn.Module):
         source: Source,
         source_mask: Bool[Tensor, "batch source"] | None = None,
     ) -> Float[Tensor, "batch source d_model"]:
-        x = self.embedding(source)
+        x, mask = self.embedding(source), padding_mask(source_mask)
         for layer in self.layers:
-            x = layer(x, padding_mask(source_mask))
+            x = layer(x, mask)
         return self.final_norm(x)

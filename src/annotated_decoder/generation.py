@@ -111,8 +111,8 @@ class Request:
 
     `prompt` is read first, in place of the lone start symbol.
     `constrain(logits, tokens)` sees all tokens so far and gives the logits to
-    choose from. Without `max_steps` there are as many as the decoder has
-    positions for.
+    choose from, as a new tensor; in beam search it sees log-probabilities.
+    Without `max_steps` there are as many as the decoder has positions for.
     Chapter *The generation loop*.
     """
 
@@ -182,7 +182,7 @@ def check_allowed(logits: Float[Tensor, "batch vocab"], finished: Bool[Tensor, "
 
 # %% ../../notebooks/10_generation.ipynb #rows
 class Rows:
-    """A decode under way: the memory, and what each row of the batch has read.
+    """A decode under way: the memory, and all tokens of each row so far.
 
     Every way to decode goes on from here. Raises ValueError for what cannot be.
     Chapter *The generation loop*.
@@ -246,7 +246,8 @@ def generate_steps(
         raise ValueError(f"choose is {choose!r}; give a function of logits")
     finished = torch.zeros(len(source), dtype=torch.bool, device=source.device)
     for position in range(rows.limit):
-        logits, going = rows.logits(), ~finished
+        going = ~finished
+        logits = rows.logits()
         allowed = rows.allowed(logits)
         check_allowed(allowed, finished)
         chosen = torch.where(going, choose(allowed), config.pad_id)

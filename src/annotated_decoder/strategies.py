@@ -132,15 +132,15 @@ class Beam(Rows):
         if not -10 <= length_penalty <= 10:
             given = f"length_penalty is {length_penalty}"
             raise ValueError(f"{given}; give 0 for none, or up to 10")
-        self.kept = Cache()
+        self.kept = Cache()    # the rows' cache, known as one that reorders
         super().__init__(model, source, source_mask, request, self.kept)
-        self.width, self.read = width, self.tokens.shape[1]
+        self.width, self.n_prompt = width, self.tokens.shape[1]
         self.memory = self.memory.repeat_interleave(width, 0)       # (b·w s d)
         self.tokens = self.tokens.repeat_interleave(width, 0)       # (b·w t)
         if source_mask is not None:
             self.memory_mask = source_mask.repeat_interleave(width, 0)
         batch, on = len(source), source.device
-        self.row = torch.arange(batch, device=on)[:, None]               # (b 1)
+        self.source = torch.arange(batch, device=on)[:, None]            # (b 1)
         self.total = torch.zeros(batch, width, dtype=torch.float64, device=on)
         self.total[:, 1:] = -torch.inf    # at first all slots hold one start
 
@@ -156,7 +156,7 @@ class Beam(Rows):
         total: Float[Tensor, "batch width"],
     ) -> None:
         "Each slot takes over what was in `slot`, and one more token."
-        rows = (self.row * self.width + slot).flatten()
+        rows = (self.source * self.width + slot).flatten()    # in the batch
         self.tokens, self.total = self.tokens[rows], total
         self.kept.reorder(rows)
         self.append(token.flatten())
@@ -164,7 +164,7 @@ class Beam(Rows):
     @property
     def said(self) -> Int[Tensor, "batch width written"]:
         "The tokens of each slot behind the prompt."
-        return self.tokens[:, self.read :].unflatten(0, (-1, self.width))
+        return self.tokens[:, self.n_prompt :].unflatten(0, (-1, self.width))
 
 # %% ../../notebooks/12_strategies.ipynb #beam-search
 def beam_search(
@@ -191,13 +191,13 @@ def beam_search(
     finished = torch.zeros_like(lengths, dtype=torch.bool)                 # (b w)
     for _ in range(beam.limit):
         candidates = beam.candidates()                         # (b w v)
-        candidates[finished] = -torch.inf              # finished ones go on
-        candidates[finished, pad_id] = beam.total[finished]    # with padding, free
+        candidates[finished] = -torch.inf    # then padding alone, at no cost:
+        candidates[finished, pad_id] = beam.total[finished]
         check_allowed(candidates.flatten(1), finished.all(1))
         lengths = lengths + ~finished
         scores = candidates / lengths[..., None] ** length_penalty
         slot, token = best_places(scores, width)               # (b w) twice
-        beam.go_on(slot, token, candidates[beam.row, slot, token])
+        beam.go_on(slot, token, candidates[beam.source, slot, token])
         lengths = lengths.gather(1, slot)
         finished = finished.gather(1, slot) | (token == end_id)
         if finished.all():

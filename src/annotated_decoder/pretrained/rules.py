@@ -172,7 +172,7 @@ def pooled_beam_search(
         filled = torch.tensor([bool(pool.hypotheses) for pool in pools])
         check_allowed(candidates.flatten(1), filled.to(source.device))
         slot, token = best_places(candidates, 2 * width)    # (b 2w), half may end
-        total = candidates[beam.row, slot, token]
+        total = candidates[beam.source, slot, token]
         ended = (token == end_id) | (n == beam.limit)
         for row, place in ended[:, :width].nonzero().tolist():
             said = beam.said[row, slot[row, place]].tolist()

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..caching import KeysValues
+from ..attention import KeysValues
 from ..cross_attention import memory_keys_values
 from ..embedding import Embedding
 from ..encoder import Source
