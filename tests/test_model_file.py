@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 from itertools import count, islice
 from types import SimpleNamespace
 
@@ -119,7 +120,7 @@ def test_a_log_probability_is_that_of_the_symbols_and_the_end(seed, words, beam)
     trained = talkative(seed)
     for word, answers in trained.stream(words, beam=beam, best=beam):
         assert list(answers) == sorted(answers, key=lambda a: -a.log_probability)
-        for symbols, log_p in answers:
+        for symbols, log_p, _ in answers:
             ids = [START, *trained.target.encode(symbols), END][: trained.model.decoder.config.max_len + 1]
             source = torch.tensor([trained.example(word).source])
             with torch.no_grad():
@@ -139,12 +140,29 @@ def test_greedy_streaming_is_generate():
 
 
 @pytest.mark.parametrize("bad, why", [("cat", "'cat': unknown symbols ['t']"), ("a" * 12, "has 12 symbols; the model")])
-def test_words_before_a_bad_one_are_answered_and_it_is_named(bad, why):
-    answers, answered = talkative().stream(["cab", "bed", bad, "dad"]), []
-    with pytest.raises(ValueError) as refused:
-        answered.extend(word for word, _ in answers)
-    assert why in str(refused.value) and bad[:11] in str(refused.value)
-    assert answered == ["cab", "bed"]
+@pytest.mark.parametrize("read_ahead", [1, 3, 9])
+def test_a_word_that_is_refused_is_answered_by_its_error_and_the_others_go_on(bad, why, read_ahead):
+    trained, words = talkative(), ["cab", "bed", bad, "dad", bad]
+    found = list(trained.stream(words, read_ahead=read_ahead))
+    assert [word for word, _ in found] == words
+    for word, answer in found:
+        if word == bad:
+            assert isinstance(answer, ValueError) and why in str(answer) and bad[:11] in str(answer)
+        else:
+            assert [a.symbols for a in answer] == [a.symbols for a in dict(trained.stream([word]))[word]]
+    with pytest.raises(ValueError, match=re.escape(why)):
+        trained.transcribe(words)
+
+
+@pytest.mark.parametrize("beam", [1, 3])
+def test_an_answer_says_whether_its_end_came(beam):
+    trained = talkative()
+    for bias, finished in ((5.0, True), (-100.0, False)):
+        with torch.no_grad():
+            trained.model.projection.bias[END] = bias
+        for _, (found,) in trained.stream(["cab", "bed"], beam=beam):
+            assert found.finished is finished
+            assert finished or len(found.symbols) == trained.model.decoder.config.max_len
 
 
 def test_words_before_a_broken_source_are_answered():

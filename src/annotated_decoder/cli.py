@@ -58,7 +58,7 @@ def _answer_words(
     words = iter(words)
     while group := list(islice(words, read_ahead)):
         unlisted = [word for word in group if word not in listed]
-        said: dict[str, list[Transcription]] = dict(pronouncer().stream(unlisted, beam=beam, best=best))
+        said: dict[str, Any] = dict(pronouncer().stream(unlisted, beam=beam, best=best))
         for word in group:
             if word in listed:
                 yield word, "dictionary", [(phonemes, None) for phonemes in listed[word][:best]]

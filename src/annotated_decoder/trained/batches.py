@@ -8,7 +8,7 @@ __all__ = ['Item', 'Answer', 'in_order', 'Transcription', 'decoded']
 # %% ../../../notebooks/trained/batches.ipynb #imports
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -28,30 +28,42 @@ def in_order(
     answer: Callable[[Sequence[Item]], Sequence[Answer]],
     batch_size: int,
     read_ahead: int,
-) -> Iterator[tuple[Item, Answer]]:
+) -> Iterator[tuple[Item, Answer | ValueError]]:
     """Each item with its answer, in order; `answer` gets batches of like length.
 
-    `read_ahead` items are held at a time. What `check`, or the items themselves,
-    raise comes when all before it is answered. Chapter *Many words at once*.
+    For an item that `check` refuses, the ValueError that says why stands in place of
+    the answer. `read_ahead` items are held at a time. What the items themselves raise
+    comes when all before it is answered. Chapter *Many words at once*.
     """
     stopped: Exception | None = None
     while not stopped:
         chunk: list = []
+        found: dict = {}
         try:
             for item in islice(items, read_ahead):
-                check(item)
+                if error := _refusal(check, item):
+                    found[item] = error
                 chunk.append(item)
         except Exception as error:
             stopped = error
-        by_length = sorted(dict.fromkeys(chunk), key=len)
-        found: dict = {}
-        for i in range(0, len(by_length), batch_size):
-            group = by_length[i : i + batch_size]
+        waiting = [item for item in dict.fromkeys(chunk) if item not in found]
+        waiting.sort(key=len)
+        for i in range(0, len(waiting), batch_size):
+            group = waiting[i : i + batch_size]
             found |= zip(group, answer(group), strict=True)
         yield from ((item, found[item]) for item in chunk)
         if not stopped and len(chunk) < read_ahead:
             return
     raise stopped
+
+
+def _refusal(check: Callable[[Any], None], item: Any) -> ValueError | None:
+    try:
+        check(item)
+    except ValueError as error:
+        return error
+    return None
+
 
 # %% ../../../notebooks/trained/batches.ipynb #decoded
 class Transcription(NamedTuple):
@@ -59,6 +71,7 @@ class Transcription(NamedTuple):
 
     symbols: tuple[str, ...]
     log_probability: float    # nats
+    finished: bool = True     # False where the positions ran out before the end
 
 
 @torch.no_grad()

@@ -190,19 +190,22 @@ class TrainedModel:
     def transcribe(
         self, words: Iterable[str], *, beam: int = 1, batch_size: int = 256, progress: bool = False
     ) -> dict[str, list[str]]:
-        "The most probable transcription found of each word, in the order given: greedy, or with a beam."
+        """The most probable transcription found of each word, in the order given: greedy, or with a beam.
+
+        Raises ValueError for a word with an unknown symbol or too long.
+        """
         words = words if isinstance(words, str) else list(dict.fromkeys(words))    # stream refuses a string
         told = tqdm(self.stream(words, beam=beam, batch_size=batch_size), total=len(words), disable=not progress)
-        return {word: list(found[0].symbols) for word, found in told}
+        return {word: list(_first(found).symbols) for word, found in told}
 
     def stream(
         self, words: Iterable[str], *, beam: int = 1, best: int = 1, batch_size: int = 256, read_ahead: int = 4_096
-    ) -> Iterator[tuple[str, list[Transcription]]]:
+    ) -> Iterator[tuple[str, list[Transcription] | ValueError]]:
         """Each word with its `best` transcriptions, the most probable first: one answer a word, in the order given.
 
-        `read_ahead` words are read at a time, sorted by length and decoded in batches, so that memory does not grow
-        with the input. Raises ValueError for a beam below `best`, for numbers below 1, and, when all words before it
-        are answered, for a word with an unknown symbol or too long.
+        For a word with an unknown symbol, or too long, the answer is the ValueError that says so. `read_ahead` words
+        are read at a time, sorted by length and decoded in batches, so that memory does not grow with the input.
+        Raises ValueError for a beam below `best` and for numbers below 1.
         """
         if isinstance(words, str):
             raise ValueError(f"{words!r} is one string; give a list of words")
@@ -250,7 +253,15 @@ def load_model(path: str | os.PathLike) -> TrainedModel | EncoderDecoder:
 def _transcribe_batch(trained: TrainedModel, words: Sequence[str], beam: int, best: int) -> list[list[Transcription]]:
     "The `best` transcriptions of each word of one batch."
     found = decoded(trained.model, [trained.example(word).source for word in words], beam, best)
-    return [[Transcription(tuple(trained.target.decode(ids)), log_p) for ids, log_p in row] for row in found]
+    return [
+        [Transcription(tuple(trained.target.decode(ids)), log_p, END in ids) for ids, log_p in row] for row in found
+    ]
+
+
+def _first(found: list[Transcription] | ValueError) -> Transcription:
+    if isinstance(found, ValueError):
+        raise found
+    return found[0]
 
 
 def _check_source(trained: TrainedModel, word: str) -> None:
