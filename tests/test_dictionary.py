@@ -17,6 +17,7 @@ from annotated_decoder.pronunciation.dictionary import (
     edits_of,
     intervals,
     read_cmudict,
+    reliability,
     report,
     score,
     split_of,
@@ -24,20 +25,36 @@ from annotated_decoder.pronunciation.dictionary import (
 )
 
 
+def letters_alone(words):
+    return [word for word in words if word.isalpha()]
+
+
 def test_the_dictionary_is_the_pinned_one(dictionary):
-    assert len(dictionary) == 117_492
-    assert Counter(map(split_of, dictionary)) == {"test": 10_677, "validation": 2_374, "training": 104_441}
-    assert sum(len(listed) > 1 for listed in dictionary.values()) == 7_746
+    assert len(dictionary) == 124_925 and len(letters_alone(dictionary)) == 117_492
+    assert Counter(map(split_of, letters_alone(dictionary))) == {"test": 10_677, "validation": 2_374, "training": 104_441}
+    assert Counter(map(split_of, dictionary)) == {"test": 11_885, "validation": 2_616, "training": 110_424}
+    assert sum(len(dictionary[word]) > 1 for word in letters_alone(dictionary)) == 7_746
     assert dictionary["read"] == [("R", "EH1", "D"), ("R", "IY1", "D")]
 
 
-def test_words_are_letters_and_pronunciations_phonemes_each_once(dictionary):
-    assert set().union(*dictionary) == set("abcdefghijklmnopqrstuvwxyz")
+def test_words_are_letters_and_apostrophes_and_pronunciations_phonemes_each_once(dictionary):
+    assert set().union(*dictionary) == set("abcdefghijklmnopqrstuvwxyz'")
+    assert all(word.strip("'") for word in dictionary)
     assert max(map(len, dictionary)) <= MAX_LETTERS
     assert all(listed and len(set(listed)) == len(listed) and all(listed) for listed in dictionary.values())
     phonemes = {p for listed in dictionary.values() for said in listed for p in said}
     assert len(phonemes) == 69
     assert len(set(without_stress(phonemes))) == 39
+
+
+def test_a_word_with_an_apostrophe_is_sheltered_as_the_words_in_it_are(dictionary):
+    shelter = ["test", "validation", "training"].index
+    for word in dictionary:
+        if "'" in word:
+            inside = [word.replace("'", ""), word.removesuffix("'s").replace("'", "")]
+            assert shelter(split_of(word)) <= min(shelter(split_of(each)) for each in inside if each), word
+    assert split_of("abby's") in {split_of("abby"), split_of("abbys")}
+    assert split_of("'s") == split_of("s") and split_of("cats'") == split_of("cats")
 
 
 def test_another_file_is_refused_with_the_remedy(tmp_path):
@@ -147,3 +164,23 @@ def test_intervals_are_the_seeds_and_know_of_stress():
 def test_without_words_there_is_no_score(ask):
     with pytest.raises(ValueError, match="no predictions to score; give at least one word"):
         ask({}, {})
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=50), st.integers(1, 12))
+def test_every_answer_falls_into_the_bin_of_its_probability(answers, bins):
+    found = reliability(answers, bins)
+    assert len(found["bins"]) == bins and sum(row["words"] for row in found["bins"]) == len(answers)
+    gap = 0.0
+    for i, row in enumerate(found["bins"]):
+        inside = [a for a in answers if min(int(a[0] * bins), bins - 1) == i]
+        assert row["words"] == len(inside)
+        if inside:
+            sure, right = (sum(each) / len(inside) for each in zip(*inside, strict=True))
+            assert (row["sure"], row["right"]) == (pytest.approx(sure), pytest.approx(right))
+            gap += len(inside) / len(answers) * abs(sure - right)
+    assert found["error"] == pytest.approx(gap, abs=1e-9)
+
+
+def test_of_no_answers_there_is_no_reliability():
+    with pytest.raises(ValueError, match="there are no answers to sort into bins"):
+        reliability([])

