@@ -1,7 +1,10 @@
-"""Score a model on the test words by kind: how common a word is in English texts, and whether it is somebody's name.
+"""Score a model on the test words by kind, how common a word is and whether it is somebody's name, and on common words.
 
     python benchmarks/kinds.py --model FILE            # prints the scores
     python benchmarks/kinds.py --model FILE --store    # and writes them into the model's file
+
+Of the commonest words, those that were trained on are told apart from the others, and beside the words that are wrong
+stands the share of a text's words that they make.
 
 The kinds come from two distributions: wordfreq, whose Zipf scale is the logarithm to base 10 of how often a word comes
 in a billion words, and names, which has the first and last names of the US Census.
@@ -22,6 +25,7 @@ from annotated_decoder.trained.whole_files import check_target
 
 BANDS = {"Zipf 4 and above": (4, 9), "Zipf 3 to 4": (3, 4), "Zipf 2 to 3": (2, 3), "Zipf below 2": (1e-9, 2)}
 NOT_LISTED = "not in its list"
+COMMONEST = (100, 1_000, 10_000)
 
 
 def sources() -> list[str]:
@@ -68,6 +72,35 @@ def scored(found: Mapping[str, list[str]], dictionary: Mapping) -> dict:
     }
 
 
+def common(trained: TrainedModel, dictionary: Mapping) -> dict[str, dict]:
+    "Of the commonest listed words, trained on or not: how many are wrong, and which share of a text's words that is."
+    from wordfreq import top_n_list, word_frequency
+
+    ranked = [word for word in top_n_list("en", 2 * max(COMMONEST)) if word in dictionary][: max(COMMONEST)]
+    found = trained.transcribe(ranked)
+    wrong = {word for word in ranked if tuple(found[word]) not in dictionary[word]}
+    rows = {}
+    for n in COMMONEST:
+        for part, trained_on in (("training", True), ("unseen", False)):
+            words = [word for word in ranked[:n] if (split_of(word) == "training") is trained_on]
+            share = {word: word_frequency(word, "en") for word in words}
+            rows[f"{n:,} commonest, {part}"] = {
+                "words": len(words), "wrong": sum(word in wrong for word in words),
+                "token_wer": sum(share[word] for word in wrong & share.keys()) / sum(share.values()) if words else None,
+            }    # fmt: skip
+    return rows
+
+
+def common_table(rows: Mapping) -> str:
+    "The scores on common words as lines of text."
+    lines = [f"{'with stress':<30}{'words':>7}{'wrong':>7}  of a text's words, %"]
+    lines += [
+        f"{name:<30}{row['words']:>7,}{row['wrong']:>7,}  {100 * row['token_wer']:.2f}"
+        for name, row in rows.items() if row["words"]
+    ]    # fmt: skip
+    return "\n".join(lines)
+
+
 def table(kinds: Mapping) -> str:
     "The scores as lines of text, in percent."
     lines = [", ".join(kinds["sources"]), f"{'':<18}{'words':>7}  WER, %             with stress, %"]
@@ -94,16 +127,17 @@ def main() -> int:
         before = trained.notes.get("test")
         if args.store and (before is None or check_target(args.model) is None):
             raise ValueError(f"{args.model} has no scores yet; annotated-decoder evaluate --model {args.model} --store")
-        words = [word for word in dictionary if split_of(word) == "test"]
+        words = [word for word in dictionary if split_of(word) == "test" and word.isalpha()]
         found = trained.transcribe(words, progress=True)
         whole = report(found, dictionary)["stressless"]
         if args.store and abs(whole["wer"] - before["stressless"]["wer"]) > 0.002:
             why = f"its WER is {whole['wer']:.4f} here and {before['stressless']['wer']:.4f} in its notes"
             raise ValueError(f"{args.model} has the scores of other weights: {why}; evaluate it again with --store")
-        kinds = scored(found, dictionary)
+        kinds, of_all = scored(found, dictionary), common(trained, dictionary)
         if args.store:
-            replace(trained, notes=trained.notes | {"test": before | {"by_kind": kinds}}).save(args.model)
-        print(table(kinds))
+            notes = {"test": before | {"by_kind": kinds}, "common": of_all}
+            replace(trained, notes=trained.notes | notes).save(args.model)
+        print(table(kinds), common_table(of_all), sep="\n\n")
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"kinds.py: {error}", file=sys.stderr)
         return 2

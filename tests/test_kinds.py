@@ -27,7 +27,12 @@ def kinds(monkeypatch, tmp_path):
         (tmp_path / name).write_text(text)
     names = SimpleNamespace(FILES={name: str(tmp_path / name) for name in files})
     monkeypatch.setitem(sys.modules, "names", names)
-    monkeypatch.setitem(sys.modules, "wordfreq", SimpleNamespace(zipf_frequency=lambda word, language: ZIPF[word]))
+    ranked = sorted(ZIPF, key=ZIPF.get, reverse=True)
+    wordfreq = SimpleNamespace(
+        zipf_frequency=lambda word, language: ZIPF[word], word_frequency=lambda word, language: 10 ** (ZIPF[word] - 9),
+        top_n_list=lambda language, n: ["unlisted", *ranked][:n],
+    )    # fmt: skip
+    monkeypatch.setitem(sys.modules, "wordfreq", wordfreq)
     monkeypatch.setattr(kinds, "version", lambda name: "0")
     monkeypatch.setattr(kinds, "split_of", lambda word: "test" if word != "bed" else "training")
     monkeypatch.setattr(kinds, "read_cmudict", lambda: {word: [tuple(said.split())] for word, said in WORDS.items()})
@@ -66,11 +71,26 @@ def test_scores_by_kind_are_stored_beside_the_others(kinds, run, tmp_path):
     before = model(path, kinds)
     status, out, _ = run("--model", path, "--store")
     after, dictionary = TrainedModel.load(path).notes, kinds.read_cmudict()
-    stored = after["test"].pop("by_kind")
+    stored, common = after["test"].pop("by_kind"), after.pop("common")
     assert status == 0 and "Zipf 3 to 4" in out and after == before.notes
+    assert common == kinds.common(before, dictionary) and "100 commonest, unseen" in out
     assert stored["sources"] == ["wordfreq 0", "names 0"]
     assert [group["stressed"]["words"] for group in stored["frequency"].values()] == [1] * 5
     assert stored["names"]["no name"] == report(before.transcribe(["dab", "dead"]), dictionary)
+
+
+def test_common_words_count_as_often_as_a_text_has_them(kinds, monkeypatch):
+    monkeypatch.setattr(kinds, "COMMONEST", (2, 6))
+    dictionary = kinds.read_cmudict()
+    said = {word: list(dictionary[word][0]) for word in WORDS} | {"bed": ["B"], "cab": ["B"], "ebb": ["B"]}
+    rows = kinds.common(SimpleNamespace(transcribe=lambda words: {w: said[w] for w in words}), dictionary)
+    assert rows["2 commonest, training"] == {"words": 1, "wrong": 1, "token_wer": 1.0}    # bed is of the training part
+    assert rows["2 commonest, unseen"] == {"words": 1, "wrong": 1, "token_wer": 1.0}
+    unseen = {word: 10 ** ZIPF[word] for word in WORDS if word != "bed"}
+    assert (rows["6 commonest, unseen"]["words"], rows["6 commonest, unseen"]["wrong"]) == (5, 2)
+    wrong = (unseen["cab"] + unseen["ebb"]) / sum(unseen.values())
+    assert rows["6 commonest, unseen"]["token_wer"] == pytest.approx(wrong)
+    assert "6 commonest, unseen" in kinds.common_table(rows)
 
 
 def test_without_being_asked_it_stores_nothing(kinds, run, tmp_path):
