@@ -87,7 +87,7 @@ def _spelled(generator: random.Random, words: Sequence[str], dictionary: Mapping
     "Two to six consonants, and their names."
     letters = generator.sample("bcdfghjklmnpqrstvwxz", k=generator.choice((1, 2, 20, 20)))    # few of them, or all
     string = "".join(generator.choices(letters, k=generator.choice((2, 2, 3, 3, 3, 3, 4, 5, 6))))
-    return string, tuple(spell(string))
+    return string, spell(string.upper())
 
 
 def _joined(generator: random.Random, words: Sequence[str], dictionary: Mapping) -> tuple[str, Pronunciation]:
