@@ -46,7 +46,7 @@ def seldom(monkeypatch):
 @needs_wordfreq
 def test_a_word_stands_the_more_often_the_commoner_it_is():
     assert [repeats_of(word) for word in ("nebula", "qqqq")] == [1, 1]
-    assert 1 < repeats_of("decide") < repeats_of("people") < repeats_of("have") < repeats_of("the")
+    assert 1 < repeats_of("decided") < repeats_of("area") < repeats_of("people") == repeats_of("the") == 40
 
 
 def test_without_the_frequencies_the_remedy_is_named(monkeypatch):

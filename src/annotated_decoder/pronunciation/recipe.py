@@ -71,16 +71,19 @@ def new_pronouncer(
     return TrainedModel(model, source, target, notes={"data": CMUDICT_NOTICE})
 
 # %% ../../../notebooks/pronunciation/recipe.ipynb #repeats
+_TEXT, _MOST = 100_000, 40    # words of a text, and the most that one of them counts
+
+
 def repeats_of(word: str) -> int:
-    """How often a word stands in an epoch: once up to Zipf 4, and five times as often for each step of the scale.
+    """How often a word stands in an epoch: as often as in 100,000 words of text, at least once and at most 40 times.
 
     Raises ModuleNotFoundError where wordfreq is missing. Chapter *The recipe*.
     """
     try:
-        from wordfreq import zipf_frequency
+        from wordfreq import word_frequency
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError('the frequencies are not installed; pip install "annotated-decoder[data]"') from error
-    return round(5 ** max(0.0, zipf_frequency(word, "en") - 4))
+    return min(max(1, round(_TEXT * word_frequency(word, "en"))), _MOST)
 
 # %% ../../../notebooks/pronunciation/recipe.ipynb #invented
 def _spelled(generator: random.Random, words: Sequence[str], dictionary: Mapping) -> tuple[str, Pronunciation]:
