@@ -16,18 +16,20 @@ from torch.testing import assert_close
 from annotated_decoder.pronunciation import recipe
 from annotated_decoder.pronunciation.dictionary import split_of
 from annotated_decoder.pronunciation.recipe import (
+    distillation,
     fit_temperature,
     invented,
     new_pronouncer,
     repeats_of,
     set_temperature,
     sure_and_right,
+    taught,
     train_pronouncer,
-    training_examples,
 )
 from annotated_decoder.pronunciation.words import spell
+from annotated_decoder.softmax import cross_entropy
 from annotated_decoder.trained.checkpoints import Checkpoints
-from annotated_decoder.training import TrainingConfig, batches
+from annotated_decoder.training import TrainingConfig, batches, collate, logits_of, loss_of
 
 TINY = dict(d_model=8, encoder_layers=1, decoder_layers=2, progress=False)
 needs_wordfreq = pytest.mark.skipif(not importlib.util.find_spec("wordfreq"), reason="wordfreq is not installed")
@@ -84,7 +86,7 @@ def test_only_training_words_are_trained_on_each_with_all_its_pronunciations_and
     some = dict(list(dictionary.items())[::20])
     seen = []
 
-    def watch(model, examples, config, progress):
+    def watch(model, examples, config, progress, objective):
         for batch in batches(examples, config.letters_per_batch, torch.Generator().manual_seed(0)):
             seen.extend(zip(batch.source.tolist(), batch.targets.tolist(), strict=True))
         return [0.0]
@@ -122,6 +124,50 @@ def test_checkpoints_change_nothing_and_are_gone_on_from(tmp_path, seldom):
     assert kept.notes["training"]["minutes"] > 0 and again.notes["training"]["minutes"] is None
 
 
+def examples_for(trained):
+    return [trained.example(word, said[0]) for word, said in spelled().items()]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_a_students_objective_is_shared_between_what_is_listed_and_its_teachers(share):
+    student, *teachers = (new_pronouncer(spelled(), d_model=16, dropout=0.0, seed=seed) for seed in (1, 2, 3))
+    examples, config = examples_for(student), TrainingConfig()
+    told = taught(teachers, examples)
+    batch = collate(examples)
+    found = distillation(told, share)(student.model, batch, config, 0)
+    logits = logits_of(student.model, batch, config, 0)
+    with torch.no_grad():
+        said = torch.stack([t.model(batch.source, batch.inputs, batch.source_mask).softmax(-1) for t in teachers])
+    other = -(said.mean(0) * logits.log_softmax(-1)).sum(-1)[batch.target_mask].mean()    # all 8 symbols are kept
+    listed = cross_entropy(logits, batch.targets, batch.target_mask, config.smoothing)
+    assert_close(listed, loss_of(student.model, batch, config, 0))
+    assert_close(found, (1 - share) * listed + share * other, rtol=1e-4, atol=1e-5)
+
+
+def test_of_many_symbols_the_teachers_highest_are_told_as_a_distribution():
+    many = {w: [tuple(f"P{i}" for i in range(j, j + 6))] for j, w in enumerate(("ab", "ba", "aab", "bba"))}
+    teacher = new_pronouncer(many, d_model=16, dropout=0.0)
+    examples = [teacher.example(word, said[0]) for word, said in many.items()]
+    for (source, target), (p, ids) in taught([teacher], examples).items():
+        assert p.shape == ids.shape == (len(target) + 1, 8)
+        assert_close(p.sum(-1), torch.ones(len(target) + 1))
+        with torch.no_grad():
+            row = teacher.model(torch.tensor([source]), torch.tensor([[1, *target]]))[0].softmax(-1)
+        assert torch.equal(ids, row.topk(8).indices)
+
+
+def test_a_student_learns_from_teachers_of_the_same_symbols_alone(seldom):
+    config = TrainingConfig(epochs=2)
+    teacher = train_pronouncer(spelled(), config, **TINY)
+    alone, led = (train_pronouncer(spelled(), config, teachers=t, **TINY) for t in ((), [teacher]))
+    assert led.notes["training"]["teachers"] == [teacher.notes["training"]] and not alone.notes["training"]["teachers"]
+    pairs = zip(alone.model.parameters(), led.model.parameters())
+    assert any(not torch.equal(a, b) for a, b in pairs)
+    other = new_pronouncer({"cat": [("K", "AE1", "T")]}, d_model=8)
+    with pytest.raises(ValueError, match="a teacher has other letters or phonemes"):
+        train_pronouncer(spelled(), config, teachers=[other], **TINY)
+
+
 @few
 @given(st.floats(0.3, 3.0))
 def test_a_temperature_divides_every_logit(temperature):
@@ -136,19 +182,21 @@ def test_a_temperature_divides_every_logit(temperature):
     assert_close(after * temperature, before, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("sharpened", [0.8, 1.0, 1.2])
-def test_the_temperature_that_is_set_makes_being_right_most_probable(sharpened, monkeypatch, seldom):
-    trained = train_pronouncer(spelled(), TrainingConfig(epochs=40), **TINY | {"d_model": 32})
-    set_temperature(trained, sharpened)
+@pytest.mark.parametrize("epochs, wrong, least", [(40, 6, 1.2), (150, 0, 0.5), (150, 2, None)])
+def test_the_temperature_that_is_set_makes_being_right_most_probable(epochs, wrong, least, monkeypatch, seldom):
+    trained = train_pronouncer(spelled(), TrainingConfig(epochs=epochs), **TINY | {"d_model": 32})
+    listed = spelled() | {word: [("B",)] for word in list(spelled())[:wrong]}
+    assert sum(right for _, right in sure_and_right(trained, list(listed), listed)) == len(listed) - wrong
     monkeypatch.setattr(recipe, "split_of", lambda word: "validation")
 
     def cost():
-        answers = sure_and_right(trained, list(spelled()), spelled())
+        answers = sure_and_right(trained, list(listed), listed)
         return -sum(math.log(max(p if right else 1 - p, 1e-9)) for p, right in answers)
 
     before = cost()
-    found = fit_temperature(trained, spelled())
+    found = fit_temperature(trained, listed)
     assert trained.notes["temperature"] == found and cost() <= before + 1e-6
+    assert found == least or least is None and 0.5 < found < 1.2
     best = cost()
     for other in (found - 0.05, found + 0.05):
         if 0.5 <= other <= 1.2:

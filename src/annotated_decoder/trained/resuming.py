@@ -17,8 +17,10 @@ from ..pretrained.parts import parts_of
 from annotated_decoder.training import (
     Batch,
     Example,
+    Objective,
     TrainingConfig,
     epoch_batches,
+    loss_of,
     optimizers_for,
     schedule_for,
     take_gradient,
@@ -46,13 +48,16 @@ def _check_same(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
 class TrainingRun:
     """A training under way: each `next()` of an iteration takes one step of `train` and gives its loss.
 
-    `state_dict` is all that the next step depends on; a run of the same model, examples and configuration that has
+    `state_dict` is all that the next step depends on; a run of the same model, examples, configuration and objective that has
     loaded it goes on to the same weights, bit by bit on the same machine, torch and threads. Raises ValueError where
     `train` does, and where a step broke off halfway, or another iteration has gone on. Chapter *Resuming*.
     """
 
-    def __init__(self, model: EncoderDecoder, examples: Sequence[Example], config: TrainingConfig):
-        self.model, self.examples, self.config = model, examples, config
+    def __init__(
+        self, model: EncoderDecoder, examples: Sequence[Example], config: TrainingConfig,
+        objective: Objective = loss_of,
+    ):    # fmt: skip
+        self.model, self.examples, self.config, self.objective = model, examples, config, objective
         self.losses: list[float] = []
         self.halfway = False                                        # True where a step broke off in its middle
         self.epoch_steps = sum(1 for _ in epoch_batches(examples, config, 0))
@@ -71,7 +76,7 @@ class TrainingRun:
                 yield self.take_step(batch)
 
     def take_step(self, batch: Batch) -> float:
-        loss = take_gradient(self.model, batch, self.config, len(self.losses))
+        loss = take_gradient(self.model, batch, self.config, len(self.losses), self.objective)
         self.halfway = True
         for each in (*self.optimizers, *self.schedules):
             each.step()
