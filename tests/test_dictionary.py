@@ -25,22 +25,15 @@ from annotated_decoder.pronunciation.dictionary import (
 )
 
 
-def letters_alone(words):
-    return [word for word in words if word.isalpha()]
-
-
 def test_the_dictionary_is_the_pinned_one(dictionary):
-    plain = letters_alone(dictionary)
-    assert len(dictionary) == 124_925 and len(plain) == 117_492
-    assert Counter(map(split_of, plain)) == {"test": 10_677, "validation": 2_374, "training": 104_441}
-    assert Counter(map(split_of, dictionary)) == {"test": 11_885, "validation": 2_616, "training": 110_424}
-    assert sum(len(dictionary[word]) > 1 for word in plain) == 7_746
+    assert len(dictionary) == 117_492
+    assert Counter(map(split_of, dictionary)) == {"test": 10_677, "validation": 2_374, "training": 104_441}
+    assert sum(len(listed) > 1 for listed in dictionary.values()) == 7_746
     assert dictionary["read"] == [("R", "EH1", "D"), ("R", "IY1", "D")]
 
 
-def test_words_are_letters_and_apostrophes_and_pronunciations_phonemes_each_once(dictionary):
-    assert set().union(*dictionary) == set("abcdefghijklmnopqrstuvwxyz'")
-    assert all(word.strip("'") for word in dictionary)
+def test_words_are_letters_and_pronunciations_phonemes_each_once(dictionary):
+    assert set().union(*dictionary) == set("abcdefghijklmnopqrstuvwxyz")
     assert max(map(len, dictionary)) <= MAX_LETTERS
     assert all(listed and len(set(listed)) == len(listed) and all(listed) for listed in dictionary.values())
     phonemes = {p for listed in dictionary.values() for said in listed for p in said}
@@ -50,11 +43,11 @@ def test_words_are_letters_and_apostrophes_and_pronunciations_phonemes_each_once
 
 def test_a_word_with_an_apostrophe_is_sheltered_as_the_words_in_it_are(dictionary):
     shelter = ["test", "validation", "training"].index
-    for word in dictionary:
-        if "'" in word:
-            inside = [word.replace("'", ""), word.removesuffix("'s").replace("'", "")]
-            assert shelter(split_of(word)) <= min(shelter(split_of(each)) for each in inside if each), word
-    assert split_of("abby's") in {split_of("abby"), split_of("abbys")}
+    for word in list(dictionary)[::10]:
+        for part in (split_of(f"{word}'s"), split_of(f"{word}'")):
+            assert shelter(part) <= shelter(split_of(word))
+        assert shelter(split_of(f"{word}'s")) <= shelter(split_of(f"{word}s"))
+        assert split_of(f"{word[0]}'{word[1:]}") in (split_of(word), split_of(word[0]))
     assert split_of("'s") == split_of("s") and split_of("cats'") == split_of("cats")
 
 
