@@ -9,6 +9,7 @@ __all__ = ['SSML_START', 'SSML_END', 'TEXT_FORMATS', 'Span', 'spans', 'Said', 's
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from io import StringIO
 from itertools import islice
 from typing import Any, NamedTuple
 from xml.sax.saxutils import escape, quoteattr
@@ -43,10 +44,10 @@ _ELIDED = re.compile(
 
 def _words_of(clump: str) -> list[tuple[int, int]]:
     "Where the words of a clump begin and end: of a number, a path or an address, it all."
-    words = [found.span() for found in _WORD.finditer(clump)]
-    between = {c for i, c in enumerate(clump) if not any(a <= i < b for a, b in words)}
-    whole = any(c.isnumeric() for c in clump) or between & {*"@.:=+~%"}
-    return [(0, len(clump))] if whole else words
+    between = {*_WORD.sub("", clump)}
+    if any(c.isnumeric() for c in clump) or between & {*"@.:=+~%"}:
+        return [(0, len(clump))]
+    return [found.span() for found in _WORD.finditer(clump)]
 
 
 def spans(text: str, start: int = 0) -> Iterator[Span]:
@@ -93,12 +94,13 @@ def say_text(
     lines, say, start, number = iter(lines), say or pronouncer().stream, 0, 0
     while chunk := list(islice(lines, read_ahead)):
         cut = []
-        for number, line in enumerate(chunk, number + 1):
+        for line in chunk:
+            number += 1
             cut += [(span, number) for span in spans(line, start)]
             start += len(line)
         answers = iter(say([span.text for span, _ in cut if span.is_word]))
-        for span, line_number in cut:
-            yield Said(span, line_number, next(answers)[1] if span.is_word else None)
+        for span, its_line in cut:
+            yield Said(span, its_line, next(answers)[1] if span.is_word else None)
 
 # %% ../../../notebooks/pronunciation/text.ipynb #formats
 SSML_START = (
@@ -116,7 +118,7 @@ def _escaped(text: str) -> str:
 
 def _for_espeak(text: str) -> str:
     "No brackets of the text's own that would be read as ours, and a space before ours."
-    return re.sub(r"(?<=\S)\Z", " ", re.sub(r"\[(?=\[)", "[ ", text))
+    return re.sub(r"(?<=[^\w\s]|_)\Z", " ", re.sub(r"\[(?=\[)", "[ ", text))
 
 
 def _ssml(word: str, phonemes: Sequence[str]) -> str:
@@ -155,7 +157,9 @@ def write_said(
         place = dict(line=said.line, start=start, end=start + len(text))
         return as_json(text, found, dictionary or {}, **place) if isinstance(found, list) else ""
     write, keep = _WRITERS[format]
-    return write(text, found[0].symbols) if isinstance(found, list) else keep(text)
+    if isinstance(found, list) and found[0].finished:
+        return write(text, found[0].symbols)
+    return keep(text)
 
 
 def rewrite(text: str, format: str = "arpabet") -> str:
@@ -166,5 +170,5 @@ def rewrite(text: str, format: str = "arpabet") -> str:
     """
     if format not in TEXT_FORMATS:
         raise ValueError(f"there is no format {format!r}; give one of {', '.join(TEXT_FORMATS)}")
-    written = "".join(write_said(said, format) for said in say_text(text.splitlines(keepends=True)))
+    written = "".join(write_said(said, format) for said in say_text(StringIO(text, newline="")))
     return SSML_START + written + SSML_END if format == "ssml" else written
