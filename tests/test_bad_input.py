@@ -568,7 +568,8 @@ def test_the_command_line_answers_what_it_can(line, given_lines, status, words, 
 @pytest.mark.parametrize("locale", ["", OTHER])
 def test_all_that_stands_between_the_words_of_a_text_comes_through(locale):
     given_text = "\ufeff“Zoo”\t—\r\n\r \x00 42é\n\n".encode() + b"\xff\xfe cat"
-    run = subprocess.run(["sh", "-c", f'{locale} "$0" pronounce --text', SCRIPT], input=given_text, capture_output=True, env=PLAIN)
+    command = ["sh", "-c", f'{locale} "$0" pronounce --text', SCRIPT]
+    run = subprocess.run(command, input=given_text, capture_output=True, env=PLAIN)
     zoo, cat = (f"{{{' '.join(pronounce(word))}}}".encode() for word in ("zoo", "cat"))
     assert run.stdout == given_text.replace(b"Zoo", zoo).replace(b"cat", cat)
     (complaint,) = run.stderr.decode().splitlines()
@@ -617,14 +618,16 @@ def test_ctrl_c_ends_it_without_a_traceback():
         process.stdin.flush()
         assert process.stderr.readline().startswith(b"line 1: 'x1'")    # now it waits for more
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=60) == (b"cat\tK AE1 T\n" * 255, b"")
+        answers, complaints = process.communicate(timeout=60)
+    assert complaints == b"" and {*answers.splitlines()} <= {b"cat\tK AE1 T"}
     assert process.returncode == 130
 
 
 PEAK = """
 import resource, subprocess, sys
+quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 with open(sys.argv[2]) as lines:
-    subprocess.run([sys.argv[1], "pronounce", *sys.argv[3:]], stdin=lines, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run([sys.argv[1], "pronounce", *sys.argv[3:]], stdin=lines, **quiet)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """    # a process of its own: what this one holds would count as the command's
 
