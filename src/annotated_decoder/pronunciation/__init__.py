@@ -3,7 +3,10 @@
 from .dictionary import read_cmudict, score, split_of
 from .model import pronounce, pronouncer, steps, train_pronouncer
 from .phonemes import PHONEMES, ipa
+from .text import rewrite
+from .words import read_word
 
 __all__ = [
-    "pronounce", "steps", "pronouncer", "train_pronouncer", "read_cmudict", "split_of", "score", "PHONEMES", "ipa",
+    "pronounce", "steps", "rewrite", "pronouncer", "train_pronouncer", "read_word", "read_cmudict", "split_of", "score",
+    "PHONEMES", "ipa",
 ]  # fmt: skip
