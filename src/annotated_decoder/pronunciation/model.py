@@ -39,20 +39,26 @@ from ..trained.resuming import TrainingRun
 from ..training import TrainingConfig, train
 
 # %% ../../../notebooks/pronunciation/model.ipynb #join
-_Answer = list[Transcription] | ValueError
-
-
-def _joined(pieces: Sequence[list[Transcription]], best: int) -> list[Transcription]:
+def _joined(
+    pieces: Sequence[list[Transcription]], best: int
+) -> list[Transcription]:
     "The best answers of a word, from those of its pieces one after the other."
     ways = [Transcription((), 0.0)]
     for answers in pieces:
         longer = [
-            Transcription(a.symbols + b.symbols, a.log_probability + b.log_probability, a.finished and b.finished)
+            Transcription(
+                a.symbols + b.symbols,
+                a.log_probability + b.log_probability,
+                a.finished and b.finished,
+            )
             for a in ways
             for b in answers
         ]
         ways = sorted(longer, key=lambda way: -way.log_probability)[:best]
     return ways
+
+# %% ../../../notebooks/pronunciation/model.ipynb #answer-words
+_Answer = list[Transcription] | ValueError
 
 
 def _answer_words(
@@ -61,27 +67,32 @@ def _answer_words(
     best: int,
     words: Sequence[str],
 ) -> list[_Answer]:
-    "The answers of these words: of their letters, the dictionary, and the network's `say`."
+    "What letters, the dictionary and the network, by `say`, answer these words."
     read = [read_word(word) for word in words]
     found: dict[str, _Answer] = {}
-    for piece in dict.fromkeys(piece for pieces in read for piece in pieces):
+    asked = dict.fromkeys(piece for pieces in read for piece in pieces)
+    for piece in asked:
         if piece[0].isupper():
             found[piece] = [Transcription(spell(piece), 0.0)]
         elif piece in dictionary:
-            found[piece] = [Transcription(tuple(said), 0.0) for said in dictionary[piece]]
-    found |= say(dict.fromkeys(piece for pieces in read for piece in pieces if piece not in found))
-    return [_answer(word, [found[piece] for piece in pieces], best) for word, pieces in zip(words, read)]
+            listed = map(tuple, dictionary[piece])
+            found[piece] = [Transcription(said, 0.0) for said in listed]
+    found |= say([piece for piece in asked if piece not in found])
+    rows = [[found[piece] for piece in pieces] for pieces in read]
+    return [_answer(word, row, best) for word, row in zip(words, rows)]
 
 
 def _answer(word: str, pieces: Sequence[_Answer], best: int) -> _Answer:
     for refused in pieces:
         if isinstance(refused, ValueError):
-            return refused if len(pieces) == 1 else ValueError(f"in {word!r}, {refused}")
-    return _joined([answers for answers in pieces if not isinstance(answers, ValueError)], best)
+            alone = len(pieces) == 1
+            return refused if alone else ValueError(f"in {word!r}, {refused}")
+    found = [row for row in pieces if not isinstance(row, ValueError)]
+    return _joined(found, best)
 
 # %% ../../../notebooks/pronunciation/model.ipynb #pronouncer-class
 class Pronouncer(TrainedModel):
-    """A trained model that reads words as people write them, and says in pieces what is written in pieces.
+    """A trained model that reads words as people write them.
 
     Chapter *The pronunciation model*.
     """
@@ -96,33 +107,37 @@ class Pronouncer(TrainedModel):
         read_ahead: int = 4_096,
         dictionary: Mapping[str, Sequence[Pronunciation]] | None = None,
     ) -> Iterator[tuple[str, list[Transcription] | ValueError]]:
-        """Each word as it was given, with its `best` pronunciations, or the ValueError that says why it has none.
+        """Each word as it was given, with its `best` answers or a ValueError.
 
-        A piece that `dictionary` lists is answered from there; its log p is 0, as is that of letters.
-        Else as `TrainedModel.stream`.
+        A piece that `dictionary` lists is answered from there; its log p is 0, as
+        is that of letters. All else is as in `TrainedModel.stream`.
         """
         options: dict[str, Any] = dict(beam=beam, best=best, batch_size=batch_size)
-        super().stream(words if isinstance(words, str) else (), read_ahead=read_ahead, **options)    # checks them
+        tried = words if isinstance(words, str) else ()
+        super().stream(tried, read_ahead=read_ahead, **options)    # its checks
         say = partial(super().stream, **options)
         answer = partial(_answer_words, say, dictionary or {}, best)
         return in_order(iter(words), _check_word, answer, batch_size, read_ahead)
 
 
 def _check_word(word: str) -> None:
-    "ValueError where it cannot be read: in a long list, one that is no string is refused like others."
+    "ValueError where it cannot be read, or is no string: a list goes on after it."
     try:
         read_word(word)
     except TypeError as error:
         raise ValueError(str(error)) from error
 
-
+# %% ../../../notebooks/pronunciation/model.ipynb #origin
 def origin_of(word: str, dictionary: Mapping[str, Sequence[Pronunciation]]) -> str:
-    """Where the answer of `stream` is from: "network" where any piece is, else "dictionary", or "letters" alone.
+    """Where the answer of `stream` is from: "network", "dictionary" or "letters".
 
+    What the network said of any piece counts first, letters last.
     Raises ValueError for what cannot be read.
     """
     asked = [piece for piece in read_word(word) if not piece[0].isupper()]
-    return "network" if any(piece not in dictionary for piece in asked) else "dictionary" if asked else "letters"
+    if any(piece not in dictionary for piece in asked):
+        return "network"
+    return "dictionary" if asked else "letters"
 
 # %% ../../../notebooks/pronunciation/model.ipynb #pronouncer
 PRONOUNCER = Path(str(files("annotated_decoder.pronunciation") / "pronouncer.safetensors"))

@@ -14,9 +14,10 @@ from itertools import chain
 from .dictionary import Pronunciation, read_cmudict, without_stress
 
 # %% ../../../notebooks/pronunciation/words.ipynb #spell
-_NAMES = """A EY1, B B IY1, C S IY1, D D IY1, E IY1, F EH1 F, G JH IY1, H EY1 CH, I AY1,
-J JH EY1, K K EY1, L EH1 L, M EH1 M, N EH1 N, O OW1, P P IY1, Q K Y UW1, R AA1 R, S EH1 S,
-T T IY1, U Y UW1, V V IY1, W D AH1 B AH0 L Y UW0, X EH1 K S, Y W AY1, Z Z IY1"""
+_NAMES = """A EY1, B B IY1, C S IY1, D D IY1, E IY1, F EH1 F, G JH IY1, H EY1 CH,
+I AY1, J JH EY1, K K EY1, L EH1 L, M EH1 M, N EH1 N, O OW1, P P IY1, Q K Y UW1,
+R AA1 R, S EH1 S, T T IY1, U Y UW1, V V IY1, W D AH1 B AH0 L Y UW0, X EH1 K S,
+Y W AY1, Z Z IY1"""
 _NAME = {entry.split()[0]: tuple(entry.split()[1:]) for entry in _NAMES.split(",")}
 
 
@@ -35,7 +36,8 @@ def spell(piece: str) -> Pronunciation:
     """
     found = re.fullmatch("([A-Z]+)('?s)?", piece)
     if not found:
-        raise ValueError(f"{piece!r} is no row of capitals; give letters as 'CSR' or 'CSRs'")
+        what = f"{piece!r} is no row of capitals"
+        raise ValueError(f"{what}; give letters as 'CSR' or 'CSRs'")
     names = tuple(chain.from_iterable(_NAME[letter] for letter in found[1]))
     return names + (_ending(names[-1]) if found[2] else ())
 
@@ -43,27 +45,27 @@ def spell(piece: str) -> Pronunciation:
 _APOSTROPHES, _HYPHENS = "'’‘‛ʼ′`´＇", "-‐‑‒–—―−"
 _SMALL = dict(zip("æœßøłđðþıħŧŋ", "ae oe ss o l d d th i h t ng".split()))
 _FORMS = {
-    **_SMALL, **{letter.upper(): plain.upper() for letter, plain in _SMALL.items()}, "ẞ": "SS",
+    **_SMALL, **{a.upper(): plain.upper() for a, plain in _SMALL.items()}, "ẞ": "SS",
     **dict.fromkeys(_APOSTROPHES, "'"), **dict.fromkeys(_HYPHENS, "-"), "ʻ": "",
 }    # fmt: skip
 
 
 @cache
 def _fold(character: str) -> str:
-    "A character in plain letters, if it has them, without marks and what has no width."
+    "A character in plain letters, without marks; nothing for what has no width."
     parts = unicodedata.normalize("NFKD", _FORMS.get(character, character))
     kept = [p for p in parts if unicodedata.category(p) not in ("Mn", "Me", "Cf")]
     return "".join(_FORMS.get(p, p) for p in kept)
 
 # %% ../../../notebooks/pronunciation/words.ipynb #capitals
 _TWO = set("""
-    AH AN AS AT AX BE BY DO GO HA HE HI IF IN IS IT ME MY NO OF OH ON OR OX SO TO UP WE
-    YE YO DR JR MR MS ST
+    AH AN AS AT AX BE BY DO GO HA HE HI IF IN IS IT ME MY NO OF OH ON OR OX SO TO
+    UP WE YE YO DR JR MR MS ST
 """.split())
 _STOPS = re.compile(    # a.m., U.S., Ph.D., U.S.'s
     r"((?:[A-Za-z]\.)+[A-Za-z]?|(?:[A-Z][a-z]?\.)+[A-Z][a-z]?)\.?('[sS])?"
 )
-_dictionary = cache(read_cmudict)    # read where capitals first ask for it, and once
+_dictionary = cache(read_cmudict)    # read once, where capitals first ask for it
 
 
 def _is_word(capitals: str) -> bool:
@@ -84,49 +86,14 @@ def _read_piece(piece: str, alone: bool) -> str:
     if not alone and len(piece) == 1 and piece not in "aAiI":
         return piece.upper()
     found = re.fullmatch("([A-Z]+)('s|'S|s)?", piece)
-    if not found or len(found[1]) == 1 and found[2] == "s":      # "As" begins a sentence
+    if not found or len(found[1]) == 1 and found[2] == "s":    # "As", "Is"
         return piece.lower()
-    one_s = len(found[1]) == 1 and found[2]                       # "A" is a word, "A's" are letters
-    if _is_word(found[1]) and not one_s:
+    letter = len(found[1]) == 1 and found[2]    # "A" is a word, and "A's" is not
+    if _is_word(found[1]) and not letter:
         return piece.lower()
     return found[1] + (found[2] or "").lower()
 
-# %% ../../../notebooks/pronunciation/words.ipynb #read-word
-_LONGEST = 100    # characters of a word; what has more is no word
-
-
-def read_word(word: str) -> list[str]:
-    """The pieces of a word as people write it: "Café" is cafe, "x-ray" is X and ray.
-
-    A piece in lower case is for the network; one that begins with a capital is for
-    `spell`. Raises TypeError where it is no string, ValueError where it is empty, too
-    long, or has what is no letter.
-    Chapter *Words as people write them*.
-    """
-    if not isinstance(word, str):
-        kind = type(word).__name__
-        raise TypeError(f"{word!r} is a {kind}; a word here is a string of letters")
-    if len(word) > _LONGEST:
-        start = f"{word[: _LONGEST // 2]!r}…"
-        raise ValueError(f"{start} has {len(word)} characters; a word has at most {_LONGEST}")
-    if re.fullmatch("[a-z]+", word):                              # most words, at once
-        return [word]
-    pieces = [p for p in "".join(map(_fold, word)).split("-") if p.strip("'")]
-    pieces = [re.sub("^'(.+)'$", r"\1", piece) for piece in pieces]    # in quotes
-    if not all(re.fullmatch("[a-zA-Z']+", p) or _STOPS.fullmatch(p) for p in pieces):
-        found = sorted(c for c in {*word} if re.search("[^a-zA-Z'-]", _fold(c)))
-        raise ValueError(f"{word!r} has {found[:5]}; {_remedy(found)}")
-    if not pieces:
-        why = "has no letter" if word else "is empty"
-        raise ValueError(f"{word!r} {why}; a word here is made of letters")
-    return [_read_piece(piece, len(pieces) == 1) for piece in pieces]
-
-
-def unfinished(word: str) -> str:
-    "The sentence about an answer that has no end."
-    return f"{word!r} is not said to its end: the network found none; divide it, or say it yourself"
-
-
+# %% ../../../notebooks/pronunciation/words.ipynb #remedy
 def _remedy(characters: list[str]) -> str:
     "What to do about characters that no word here has."
     if any(c.isnumeric() or re.search("[0-9]", _fold(c)) for c in characters):
@@ -136,3 +103,40 @@ def _remedy(characters: list[str]) -> str:
     if any(c.isalpha() for c in characters):
         return "write it in the letters a to z"
     return "write it as it is said"
+
+# %% ../../../notebooks/pronunciation/words.ipynb #read-word
+_LONGEST = 100    # characters of a word; what has more is no word
+
+
+def read_word(word: str) -> list[str]:
+    """The pieces of a word as people write it: "x-ray" is X, spelled, and ray.
+
+    A piece in lower case is for the network; one that begins with a capital is for
+    `spell`. Raises TypeError where it is no string, ValueError where it is empty,
+    too long, or has what is no letter.
+    Chapter *Words as people write them*.
+    """
+    if not isinstance(word, str):
+        kind = type(word).__name__
+        what = f"{word!r} is a {kind}"
+        raise TypeError(f"{what}; a word here is a string of letters")
+    if len(word) > _LONGEST:
+        what = f"{word[: _LONGEST // 2]!r}… has {len(word)} characters"
+        raise ValueError(f"{what}; a word has at most {_LONGEST}")
+    if re.fullmatch("[a-z]+", word):    # most words, at once
+        return [word]
+    pieces = [p for p in "".join(map(_fold, word)).split("-") if p.strip("'")]
+    pieces = [re.sub("^'(.+)'$", r"\1", piece) for piece in pieces]    # in quotes
+    if not all(re.fullmatch(f"[a-zA-Z']+|{_STOPS.pattern}", p) for p in pieces):
+        found = sorted(c for c in {*word} if re.search("[^a-zA-Z'-]", _fold(c)))
+        raise ValueError(f"{word!r} has {found[:5]}; {_remedy(found)}")
+    if not pieces:
+        why = "has no letter" if word else "is empty"
+        raise ValueError(f"{word!r} {why}; a word here is made of letters")
+    return [_read_piece(piece, len(pieces) == 1) for piece in pieces]
+
+# %% ../../../notebooks/pronunciation/words.ipynb #unfinished
+def unfinished(word: str) -> str:
+    "The sentence about an answer that has no end."
+    what = f"{word!r} is not said to its end"
+    return f"{what}: the network finds none; divide the word"
