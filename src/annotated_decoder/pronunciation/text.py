@@ -93,8 +93,8 @@ def say_text(
     """The stretches of a text, each word with its answer or a ValueError.
 
     `lines` keep their ends, as those of an open file do; `read_ahead` of them are
-    held at a time. `say` answers words in order; unless given, it is the `stream` of
-    the shipped model. Chapter *Running text*.
+    held at a time. `say` answers words in order; unless given, it is the shipped
+    model's `stream`. Chapter *Running text*.
     """
     lines, say, start, number = iter(lines), say or pronouncer().stream, 0, 0
     while chunk := list(islice(lines, read_ahead)):

@@ -45,7 +45,7 @@ def spell(piece: str) -> Pronunciation:
 _APOSTROPHES, _HYPHENS = "'’‘‛ʼ′`´＇", "-‐‑‒–—―−"
 _SMALL = dict(zip("æœßøłđðþıħŧŋ", "ae oe ss o l d d th i h t ng".split()))
 _FORMS = {
-    **_SMALL, **{a.upper(): plain.upper() for a, plain in _SMALL.items()}, "ẞ": "SS",
+    **_SMALL, **{a.upper(): b.upper() for a, b in _SMALL.items()}, "ẞ": "SS",
     **dict.fromkeys(_APOSTROPHES, "'"), **dict.fromkeys(_HYPHENS, "-"), "ʻ": "",
 }    # fmt: skip
 
