@@ -82,6 +82,7 @@ class Said(NamedTuple):
     span: Span
     line: int
     found: list[Transcription] | ValueError | None    # None where it is no word
+    before: str = ""    # the character before it
 
 
 def say_text(
@@ -96,7 +97,8 @@ def say_text(
     held at a time. `say` answers words in order; unless given, it is the shipped
     model's `stream`. Chapter *Running text*.
     """
-    lines, say, start, number = iter(lines), say or pronouncer().stream, 0, 0
+    lines, say = iter(lines), say or pronouncer().stream
+    start, number, before = 0, 0, ""
     while chunk := list(islice(lines, read_ahead)):
         cut = []
         for line in chunk:
@@ -105,7 +107,9 @@ def say_text(
             start += len(line)
         answers = iter(say([span.text for span, _ in cut if span.is_word]))
         for span, its_line in cut:
-            yield Said(span, its_line, next(answers)[1] if span.is_word else None)
+            found = next(answers)[1] if span.is_word else None
+            yield Said(span, its_line, found, before)
+            before = span.text[-1]
 
 # %% ../../../notebooks/pronunciation/text.ipynb #formats
 SSML_START = (
@@ -121,22 +125,22 @@ def _escaped(text: str) -> str:
     return escape(_NOT_XML.sub("\ufffd", text))
 
 
-def _for_espeak(text: str) -> str:
-    "No brackets of its own that would be read as ours, and a space before ours."
-    return re.sub(r"(?<=[^\w\s]|_)\Z", " ", re.sub(r"\[(?=\[)", "[ ", text))
+def _ssml(said: Said, phonemes: Sequence[str]) -> str:
+    word, sounds = _escaped(said.span.text), quoteattr(ipa(phonemes))
+    return f'<phoneme alphabet="ipa" ph={sounds}>{word}</phoneme>'
 
 
-def _ssml(word: str, phonemes: Sequence[str]) -> str:
-    sounds = quoteattr(ipa(phonemes))
-    return f'<phoneme alphabet="ipa" ph={sounds}>{_escaped(word)}</phoneme>'
+def _espeak(said: Said, phonemes: Sequence[str]) -> str:
+    space = "" if said.before.isspace() or not said.before else " "
+    return f"{space}[[{espeak(phonemes)}]]"
 
 
-_Write = tuple[Callable[[str, Sequence[str]], str], Callable[[str], str]]
+_Write = tuple[Callable[[Said, Sequence[str]], str], Callable[[str], str]]
 _WRITERS: dict[str, _Write] = {    # of a word, and of what is kept
-    "arpabet": (lambda word, phonemes: f"{{{' '.join(phonemes)}}}", str),
-    "ipa": (lambda word, phonemes: ipa(phonemes), str),
+    "arpabet": (lambda said, phonemes: f"{{{' '.join(phonemes)}}}", str),
+    "ipa": (lambda said, phonemes: ipa(phonemes), str),
     "ssml": (_ssml, _escaped),
-    "espeak": (lambda word, phonemes: f"[[{espeak(phonemes)}]]", _for_espeak),
+    "espeak": (_espeak, lambda text: re.sub(r"\[(?=\[)", "[ ", text)),
 }
 TEXT_FORMATS = (*_WRITERS, "json")
 
@@ -177,7 +181,7 @@ def write_said(
         return as_json(text, found, dictionary or {}, **place)
     write, keep = _WRITERS[format]
     if isinstance(found, list) and found[0].finished:
-        return write(text, found[0].symbols)
+        return write(said, found[0].symbols)
     return keep(text)
 
 
