@@ -35,7 +35,7 @@ def run(name: str, settings: dict) -> dict:
     from annotated_decoder.pretrained.parts import build_decoder, build_encoder, split_shape
     from annotated_decoder.projection import Projection
     from annotated_decoder.pronunciation.dictionary import read_cmudict, score, split_of
-    from annotated_decoder.pronunciation.model import machine
+    from annotated_decoder.pronunciation.recipe import machine
     from annotated_decoder.softmax import cross_entropy
     from annotated_decoder.trained.model_file import TrainedModel
     from annotated_decoder.training import TrainingConfig, batches, train

@@ -23,7 +23,7 @@ import torch
 from systems import SYSTEMS, NotHere
 
 from annotated_decoder.pronunciation.dictionary import intervals, read_cmudict, score, split_of
-from annotated_decoder.pronunciation.model import machine
+from annotated_decoder.pronunciation.recipe import machine
 
 HERE = Path(__file__).resolve().parent
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")

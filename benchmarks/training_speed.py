@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from annotated_decoder.pronunciation.dictionary import read_cmudict, split_of
-from annotated_decoder.pronunciation.model import machine, new_pronouncer
+from annotated_decoder.pronunciation.recipe import machine, new_pronouncer
 from annotated_decoder.softmax import cross_entropy
 from annotated_decoder.training import batches, collate
 

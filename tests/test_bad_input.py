@@ -27,8 +27,9 @@ from annotated_decoder.cross_attention import memory_keys_values
 from annotated_decoder.encoder_outputs import Vocabulary
 from annotated_decoder.generation import generate
 from annotated_decoder.pretrained.rules import pooled_beam_search
-from annotated_decoder.pronunciation.model import check_word, pronounce, steps
+from annotated_decoder.pronunciation.model import pronounce, pronouncer, steps
 from annotated_decoder.pronunciation.phonemes import ipa
+from annotated_decoder.pronunciation.words import read_word
 from annotated_decoder.softmax import cross_entropy, softmax
 from annotated_decoder.strategies import beam_search, sampler, top_k, top_p
 from annotated_decoder.trained.model_file import TrainedModel, read_model, write_model
@@ -56,23 +57,36 @@ def refusal(kind, call, *parts):
 # Words
 
 WORDS = {  # what is given: the error, the value in its message, the remedy in its message
-    "an unknown character": ("naïve", ValueError, "'naïve' has ['ï']", "letters a to z"),
-    "a digit and a space": ("a 1", ValueError, "'a 1' has [' ', '1']", "letters a to z"),
-    "a surrogate": ("b\udcff", ValueError, r"'b\udcff'", "letters a to z"),
-    "no letter": ("", ValueError, "'' is empty", "letters a to z"),
-    "too long": ("ab" * 24, ValueError, f"{('ab' * 24)[:47]!r}… has 48 letters", "positions for 47"),
-    "far too long": ("é" * 10**6, ValueError, "… has 1000000 letters", "positions for 47"),
-    "a number": (3, TypeError, "3 is a int", "a string of the letters a to z"),
-    "nothing": (None, TypeError, "None is a NoneType", "a string of the letters a to z"),
-    "bytes": (b"cat", TypeError, "b'cat' is a bytes", "a string of the letters a to z"),
-    "letters": (["c"], TypeError, "['c'] is a list", "a string of the letters a to z"),
+    "an unknown character": ("слово", ValueError, "'слово' has ['в', 'л', 'о', 'с']", "letters a to z"),
+    "a digit and a space": ("a 1", ValueError, "'a 1' has [' ', '1']", "write numbers in words"),
+    "a space": ("a b", ValueError, "'a b' has [' ']", "give one word at a time"),
+    "a surrogate": ("b\udcff", ValueError, r"'b\udcff'", "write it as it is said"),
+    "no letter": ("", ValueError, "'' is empty", "made of letters"),
+    "far too long": ("é" * 10**6, ValueError, "… has 1000000 characters", "at most 100"),
+    "a number": (3, TypeError, "3 is a int", "a string of letters"),
+    "nothing": (None, TypeError, "None is a NoneType", "a string of letters"),
+    "bytes": (b"cat", TypeError, "b'cat' is a bytes", "a string of letters"),
+    "letters": (["c"], TypeError, "['c'] is a list", "a string of letters"),
 }
 
 
 @pytest.mark.parametrize("word, kind, value, remedy", WORDS.values(), ids=WORDS)
 def test_a_word_that_cannot_be_pronounced_is_refused(word, kind, value, remedy):
-    for call in (check_word, pronounce, steps):
+    for call in (read_word, pronounce, steps):
         assert len(refusal(kind, lambda call=call: call(word), value, remedy)) < 200
+
+
+@pytest.mark.parametrize("call", [pronounce, steps])
+def test_a_word_longer_than_the_model_is_refused(call):
+    word = "ab" * 24
+    assert len(refusal(ValueError, lambda: call(word), f"{word[:47]!r}… has 48 symbols", "positions for 47")) < 200
+
+
+def test_a_stream_outlives_what_is_no_string():
+    words = ["cat", float("nan"), None, 3, "cat"]
+    told = list(pronouncer().stream(words))
+    assert [isinstance(found, ValueError) for _, found in told] == [False, True, True, True, False]
+    assert "nan is a float; a word here is a string of letters" in str(told[1][1])
 
 
 # Decoding
@@ -523,18 +537,16 @@ def test_a_model_file_has_the_usual_mode(tmp_path, umask, mode):
 SCRIPT = str(Path(sys.executable).with_name("annotated-decoder"))
 PLAIN = {k: v for k, v in os.environ.items() if k not in ("PYTHONUNBUFFERED", "PYTHONUTF8", "PYTHONIOENCODING")}
 PLAIN |= {"LC_ALL": "C.UTF-8"}
-LINES = "\ufeffcat\nnaïve\ncat-\n\n".encode() + b"b\xffd\n" + b"ab" * 24 + b"\n  Zoo \r\n\xef\xbb\xbfcat"
+LINES = "\ufeffcat\nr2d2\ncat!\n\n".encode() + b"b\xffd\n" + b"ab" * 24 + b"\n  Zoo \r\n\xef\xbb\xbfCAF\xc3\x89"
 COMPLAINTS = [
-    ("line 2: 'naïve' has ['ï']", "letters a to z"), ("line 3: 'cat-' has ['-']", "letters a to z"),
-    ("line 4: '' is empty", "letters a to z"), (r"line 5: 'b\udcffd' has", "letters a to z"),
-    ("line 6: 'aba", "has 48 letters", "positions for 47"),
+    ("line 2: 'r2d2' has ['2']", "numbers in words"), ("line 3: 'cat!' has ['!']", "as it is said"),
+    ("line 4: '' is empty", "made of letters"), (r"line 5: 'b\udcffd' has", "as it is said"),
+    ("line 6: 'aba", "has 48 symbols", "positions for 47"),
 ]  # fmt: skip
+OTHER = "LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0"
 SHELL = {  # what is typed, standard input: the status, the words answered, what is in each line of standard error
-    "bad lines": ('"$0" pronounce', LINES, 1, "cat zoo cat", COMPLAINTS),
-    "another locale": (
-        'LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 "$0" pronounce', LINES, 1, "cat zoo cat",
-        [(r"line 2: 'na\xefve' has ['\xef']", "letters a to z"), *COMPLAINTS[1:]],
-    ),
+    "bad lines": ('"$0" pronounce', LINES, 1, "cat Zoo CAFÉ", COMPLAINTS),
+    "another locale": (f'{OTHER} "$0" pronounce', LINES, 1, "cat Zoo CAFÉ", COMPLAINTS),
     "input closed": ('"$0" pronounce <&-', b"", 2, "", [("standard input is closed", "give words, or open it")]),
     "output closed": ('"$0" pronounce cat >&-', b"", 2, "", [("standard output is closed", "open it, or send it to")]),
     "errors closed": ('"$0" pronounce x1 cat 2>&-', b"", 1, "cat", []),
@@ -551,6 +563,17 @@ def test_the_command_line_answers_what_it_can(line, given_lines, status, words, 
     for found, parts in zip(run.stderr.decode().splitlines(), complaints, strict=True):
         assert [part for part in parts if part not in found] == [], found
     assert run.returncode == status
+
+
+@pytest.mark.parametrize("locale", ["", OTHER])
+def test_all_that_stands_between_the_words_of_a_text_comes_through(locale):
+    given_text = "\ufeff“Zoo”\t—\r\n\r \x00 42é\n\n".encode() + b"\xff\xfe cat"
+    command = ["sh", "-c", f'{locale} "$0" pronounce --text', SCRIPT]
+    run = subprocess.run(command, input=given_text, capture_output=True, env=PLAIN)
+    zoo, cat = (f"{{{' '.join(pronounce(word))}}}".encode() for word in ("zoo", "cat"))
+    assert run.stdout == given_text.replace(b"Zoo", zoo).replace(b"cat", cat)
+    (complaint,) = run.stderr.decode().splitlines()
+    assert complaint.startswith("line 3: ") and "write numbers in words" in complaint and run.returncode == 1
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
@@ -591,27 +614,30 @@ def test_a_reader_who_has_enough_ends_it_quietly(tmp_path):
 
 def test_ctrl_c_ends_it_without_a_traceback():
     with started(subprocess.PIPE) as process:
-        process.stdin.write(b"x1\ncat\n")
+        process.stdin.write(b"x1\n" + b"cat\n" * 255)    # as many as it reads ahead
         process.stdin.flush()
         assert process.stderr.readline().startswith(b"line 1: 'x1'")    # now it waits for more
         process.send_signal(signal.SIGINT)
-        assert process.communicate(timeout=60) == (b"", b"")
+        answers, complaints = process.communicate(timeout=60)
+    assert complaints == b"" and {*answers.splitlines()} <= {b"cat\tK AE1 T"}
     assert process.returncode == 130
 
 
 PEAK = """
 import resource, subprocess, sys
+quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 with open(sys.argv[2]) as lines:
-    subprocess.run([sys.argv[1], "pronounce"], stdin=lines, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run([sys.argv[1], "pronounce", *sys.argv[3:]], stdin=lines, **quiet)
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 """    # a process of its own: what this one holds would count as the command's
 
 
-def test_a_long_input_takes_no_more_memory_than_a_short_one(tmp_path):
+@pytest.mark.parametrize("options", [[], ["--text"]])
+def test_a_long_input_takes_no_more_memory_than_a_short_one(tmp_path, options):
     def peak(n):
         lines = tmp_path / str(n)
         lines.write_bytes((b"cat\n" + b"x1\n" * 49 + (b"x" * 600 + b"\n") * 50) * (n // 100))
-        command = [sys.executable, "-c", PEAK, SCRIPT, str(lines)]
+        command = [sys.executable, "-c", PEAK, SCRIPT, str(lines), *options]
         return int(subprocess.run(command, capture_output=True, check=True, env=PLAIN).stdout)
 
     with ThreadPoolExecutor(2) as two:

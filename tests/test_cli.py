@@ -15,9 +15,11 @@ from speller import small_pronouncer
 
 from annotated_decoder import __main__ as command
 from annotated_decoder import __version__, cli
-from annotated_decoder.pronunciation.dictionary import by_length, report, score, split_of
-from annotated_decoder.pronunciation.model import RECIPE, pronounce, pronouncer, steps
+from annotated_decoder.pronunciation.dictionary import by_length, reliability, report, score, split_of
+from annotated_decoder.pronunciation.model import Pronouncer, pronounce, pronouncer, steps
 from annotated_decoder.pronunciation.phonemes import ipa
+from annotated_decoder.pronunciation.recipe import RECIPE, sure_and_right
+from annotated_decoder.pronunciation.text import TEXT_FORMATS, rewrite
 from annotated_decoder.trained.model_file import TrainedModel
 from annotated_decoder.trained.resuming import TrainingRun
 
@@ -56,27 +58,29 @@ def test_more_words_than_a_batch_keep_their_order(run):
     assert (status, out, err) == (0, "".join([lines("cat", "decoder", "a")] * 100), "")
 
 
-def test_upper_case_is_folded(run):
-    assert run("pronounce", "NEBULIZING", "Cat") == (0, lines("nebulizing", "cat"), "")
+def test_words_are_answered_as_they_were_given(run):
+    words = ["NEBULIZING", "Cat", "Café", "x-ray"]
+    assert run("pronounce", *words) == (0, lines(*words), "")
+    assert [pronounce(word) for word in ("Café", "NEBULIZING")] == [pronounce(word) for word in ("cafe", "nebulizing")]
 
 
 @pytest.mark.parametrize("from_stdin", [False, True])
 def test_bad_lines_are_named_and_the_others_answered(run, from_stdin):
-    words = ["cat", "naïve", "decoder", "", "b" * 48, "zoo"]
+    words = ["cat", "r2d2", "decoder", "", "b" * 48, "Zoo"]
     status, out, err = run("pronounce", stdin="\n".join(words)) if from_stdin else run("pronounce", *words)
     assert status != 0
-    assert out == lines("cat", "decoder", "zoo")
+    assert out == lines("cat", "decoder", "Zoo")
     complaints = err.splitlines()
     kind = "line" if from_stdin else "word"
     assert [line.split(":")[0] for line in complaints] == [f"{kind} 2", f"{kind} 4", f"{kind} 5"]
-    assert "'naïve'" in complaints[0] and "empty" in complaints[1] and "48 letters" in complaints[2]
+    assert "'r2d2'" in complaints[0] and "empty" in complaints[1] and "48 symbols" in complaints[2]
 
 
 @pytest.mark.parametrize("layer", [0, 1])
 def test_steps_are_a_table_before_the_answer(run, layer):
     status, out, err = run("pronounce", "--steps", "--layer", str(layer), "Bead")
     head, *rows, answer = out.splitlines(keepends=True)
-    assert (status, err, answer) == (0, "", lines("bead"))
+    assert (status, err, answer) == (0, "", lines("Bead"))
     assert head.split()[:4] == ["position", "first", "second", "third"] and f"layer {layer}" in head
     for row, step in zip(rows, steps("bead", attention_layer=layer), strict=True):
         position, *candidates, letter, _, column, weight = row.split()
@@ -88,10 +92,10 @@ def test_steps_are_a_table_before_the_answer(run, layer):
 
 
 def test_steps_of_a_bad_word_are_refused_too(run):
-    status, out, err = run("pronounce", "--steps", "x1", "cat")
+    status, out, err = run("pronounce", "--steps", "x1", "cat", "x-ray")
     assert status != 0
     assert out.endswith(lines("cat")) and out.count("position") == 1
-    assert err.count("\n") == 1 and err.startswith("word 1: 'x1'")
+    assert [line[:13] for line in err.splitlines()] == ["word 1: 'x1' ", "word 3: 'x-ra"]
 
 
 def test_the_best_come_first_with_their_log_probabilities(run):
@@ -121,13 +125,75 @@ def test_a_listed_word_comes_from_the_dictionary_and_says_so(run, dictionary):
     assert out.splitlines() == [f"{word}\t{said}\t\tdictionary" for word, said in expected]
 
 
+def test_a_dictionary_is_asked_for_pieces_in_the_form_that_it_lists(run, dictionary, monkeypatch):
+    monkeypatch.setattr(cli, "read_cmudict", lambda: dictionary | {"don't": [("D", "OW1", "N", "T")]})
+    status, out, err = run("pronounce", "--dictionary", "CAT", "Don’t", "cat-DOG", "CSRs", "cat-chatbot")
+    cat, dog = (" ".join(dictionary[word][0]) for word in ("cat", "dog"))
+    assert (status, err) == (0, "") and out.splitlines() == [
+        f"CAT\t{cat}\tdictionary", "Don’t\tD OW1 N T\tdictionary", f"cat-DOG\t{cat} {dog}\tdictionary",
+        "CSRs\tS IY1 EH1 S AA1 R Z\tletters", f"cat-chatbot\t{cat} {' '.join(pronounce('chatbot'))}\tnetwork",
+    ]    # fmt: skip
+
+
+@pytest.fixture
+def unending(monkeypatch):
+    "A pronouncer whose answers have no end, but for those of letters."
+    stream = Pronouncer.stream
+
+    def cut(self, words, **options):
+        for word, found in stream(self, words, **options):
+            ended = isinstance(found, ValueError) or not any(answer.log_probability for answer in found)
+            yield word, found if ended else [answer._replace(finished=False) for answer in found]
+
+    monkeypatch.setattr(Pronouncer, "stream", cut)
+
+
+def test_an_answer_without_an_end_is_named_and_fails(run, unending):
+    status, out, err = run("pronounce", "Cat", "CSR")
+    assert (status, out) == (1, "Cat\tK AE1 T\nCSR\tS IY1 EH1 S AA1 R\n")
+    assert err.startswith("word 1: 'Cat' is not said to its end") and err.count("\n") == 1
+    status, out, err = run("pronounce", "--format", "json", stdin="CSR\ncat\n")
+    assert status == 1 and [json.loads(line)["finished"] for line in out.splitlines()] == [True, False]
+    assert err.startswith("line 2: 'cat' is not said to its end") and err.count("\n") == 1
+
+
+def test_a_word_of_a_text_without_an_end_stays_as_it_was_and_is_named(run, unending):
+    status, out, err = run("pronounce", "--text", stdin="A CSR,\nand cats!")
+    assert (status, out) == (1, "A {S IY1 EH1 S AA1 R},\nand cats!")
+    assert [line.split(" is")[0] for line in err.splitlines()] == ["line 1: 'A'", "line 2: 'and'", "line 2: 'cats'"]
+    status, out, _ = run("pronounce", "--text", "--format", "json", "CSR", "cats")
+    assert status == 1 and [json.loads(line)["finished"] for line in out.splitlines()] == [True, False]
+
+
+TEXT = "“Cats”, 3.14\n— the U.S. & x-ray!\n"
+
+
+@pytest.mark.parametrize("format", TEXT_FORMATS)
+def test_a_text_is_said_in_every_format_and_what_could_not_be_is_named(run, format):
+    status, out, err = run("pronounce", "--text", "--format", format, stdin=TEXT)
+    assert (status, out) == (1, rewrite(TEXT, format))
+    assert err.startswith("line 1: '3.14' has") and err.count("\n") == 1
+
+
+def test_a_text_may_come_as_arguments_and_from_the_dictionary(run, dictionary):
+    cats, dogs = (" ".join(dictionary[word][0]) for word in ("cats", "dogs"))
+    assert run("pronounce", "--text", "Cats,", "dogs!") == (0, rewrite("Cats, dogs!\n"), "")
+    assert run("pronounce", "--text", "--dictionary", "Cats, dogs!") == (0, f"{{{cats}}}, {{{dogs}}}!\n", "")
+    _, out, _ = run("pronounce", "--text", "--dictionary", "--format", "json", "--best", "2", "read chatbot UK")
+    told = [json.loads(line) for line in out.splitlines()]
+    assert [(word["word"], word["start"], word["end"], word["origin"]) for word in told] == [
+        ("read", 0, 4, "dictionary"), ("chatbot", 5, 12, "network"), ("UK", 13, 15, "letters"),
+    ]    # fmt: skip
+    assert [len(word["pronunciations"]) for word in told] == [2, 2, 1]
+
+
 def test_ipa_and_json_say_the_same(run):
     _, out, _ = run("pronounce", "--format", "ipa", "nebulizing", "cat")
     assert out == "".join(f"{word}\t{ipa(pronounce(word))}\n" for word in ("nebulizing", "cat"))
     _, out, _ = run("pronounce", "--format", "json", "--dictionary", "--best", "2", "cat", "chatbot")
     cat, chatbot = map(json.loads, out.splitlines())
     assert cat == {
-        "word": "cat", "origin": "dictionary",
+        "word": "cat", "origin": "dictionary", "finished": True,
         "pronunciations": [{"arpabet": "K AE1 T", "ipa": "kæt", "log_probability": None}],
     }    # fmt: skip
     assert chatbot["origin"] == "network" and len(chatbot["pronunciations"]) == 2
@@ -145,6 +211,11 @@ REFUSED = {    # the arguments, the one line on standard error
     "a link to itself": ("train --out loop", "'loop' is there and is no file; give the name of a file"),
     "steps and more": ("pronounce --steps --best 2 cat", "--steps shows greedy decoding; leave out --beam, --best"),
     "steps as JSON": ("pronounce --steps --format json cat", "--steps shows greedy decoding"),
+    "steps of a text": ("pronounce --text --steps cat", "--steps shows words one by one, and --text reads a text"),
+    "a layer of a text": ("pronounce --text --layer 1 cat", "--layer says what --steps shows; give both, or neither"),
+    "a list as SSML": ("pronounce --format ssml cat", "--format ssml writes a text; give --text with it"),
+    "a list for an engine": ("pronounce --format espeak cat", "--format espeak writes a text; give --text with it"),
+    "several in one place": ("pronounce --text --best 2 cat", "--best gives several answers, and a text has room"),
     "no beam": ("pronounce --beam 0 cat", "--beam is 0; give a number from 1 to 100"),
     "none wanted": ("pronounce --best 0 cat", "--best is 0; give a number from 1 to 100"),
     "too many": ("pronounce --best 101 cat", "--best is 101; give a number from 1 to 100"),
@@ -234,6 +305,8 @@ def test_train_writes_a_model_and_evaluate_stores_its_scores(run, monkeypatch, d
     assert {kind: stored[kind] for kind in ("stressless", "stressed")} == report(found, some)
     assert stored["sample"] == score({word: found[word] for word in words[::20]}, some)
     assert stored["by_length"] == by_length(found, some) and len(stored["by_length"]) > 2
+    assert stored["reliability"]["after"] == reliability(sure_and_right(before, words, some))
+    assert set(stored["reliability"]) == {"after", "before"} if before.notes["temperature"] != 1 else {"after"}
     weights = zip(before.model.parameters(), after.model.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in weights)
 
@@ -242,14 +315,17 @@ def test_train_writes_a_model_and_evaluate_stores_its_scores(run, monkeypatch, d
 def test_train_is_the_recipe_but_for_what_is_asked(run, monkeypatch, tmp_path, options, changes):
     given = []
 
-    def train_pronouncer(dictionary, config, checkpoints):
-        given.append((config, checkpoints.every))
+    def train_pronouncer(dictionary, config, teachers, checkpoints):
+        given.append((config, checkpoints.every, [teacher.notes for teacher in teachers]))
         return small_pronouncer()
 
     monkeypatch.setattr(cli, "read_cmudict", lambda: {})
     monkeypatch.setattr(cli, "train_pronouncer", train_pronouncer)
-    assert run("train", "--out", str(tmp_path / "m"), *options)[0] == 0
-    assert given == [(replace(RECIPE, **changes), 500)]
+    small_pronouncer().save(tmp_path / "teacher")
+    taught = ("--teachers", str(tmp_path / "teacher"), str(tmp_path / "teacher")) if options else ()
+    assert run("train", "--out", str(tmp_path / "m"), *options, *taught)[0] == 0
+    assert given == [(replace(RECIPE, **changes), 500, [small_pronouncer().notes] * (2 if taught else 0))]
+    assert TrainedModel.load(tmp_path / "m").notes["temperature"] == 1.0    # no word to fit one to
     assert RECIPE.optimizer == "muon" and RECIPE.bfloat16 is True
 
 

@@ -1,22 +1,26 @@
 """The shipped model pronounces from the network alone, shows its steps, and scores what its notes say."""
 
-import math
-from collections import Counter
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import few
-from speller import WORDS as SPELLED
 from torch.testing import assert_close
 
 from annotated_decoder.pronunciation import model as pronunciation
 from annotated_decoder.pronunciation.dictionary import by_length, report, score, split_of
-from annotated_decoder.pronunciation.model import PRONOUNCER, check_word, pronounce, steps, train_pronouncer
-from annotated_decoder.trained.checkpoints import Checkpoints
+from annotated_decoder.pronunciation.model import (
+    PRONOUNCER,
+    Pronouncer,
+    origin_of,
+    pronounce,
+    steps,
+)
+from annotated_decoder.pronunciation.recipe import new_pronouncer
+from annotated_decoder.pronunciation.words import read_word, spell
+from annotated_decoder.trained.batches import Transcription
 from annotated_decoder.trained.model_file import TrainedModel
-from annotated_decoder.training import TrainingConfig, batches
 
 WORDS = ["cat", "read", "nebulizing", "annotated", "decoder", "rhythm", "xylophone", "queue", "a", "zzz", "strengths"]
 
@@ -38,20 +42,26 @@ def test_case_is_folded(word):
     "word, why",
     [
         ("", "is empty"),
-        ("naïve", r"has \['ï'\]"),
-        ("don't", r"""has \["'"\]"""),
+        ("слово", r"has \['в', 'л', 'о', 'с'\]"),
         ("two words", r"has \[' '\]"),
         ("3d!", r"has \['!', '3'\]"),
         ("cat\n", r"has \['\\n'\]"),
-        ("b" * 48, "has 48 letters; the model has positions for 47"),
-        ("é" * 10**6, "has 1000000 letters; the model has positions for 47"),
+        ("b" * 48, "has 48 symbols; the model has positions for 47"),
+        ("é" * 10**6, "has 1000000 characters; a word has at most 100"),
     ],
 )
 def test_a_bad_word_is_refused_by_name_and_at_once(word, why):
-    for refuse in (check_word, pronounce, steps):
+    for refuse in (pronounce, steps):
         with pytest.raises(ValueError, match=why) as error:
             refuse(word)
-        assert str(error.value).startswith(repr(word) if len(word) <= 47 else f"{word[:47]!r}… ")
+        assert str(error.value)[1:].startswith(repr(word)[1:-1] if len(word) <= 47 else word[:47])
+
+
+@pytest.mark.parametrize("word", ["x-ray", "well-known", "USA", "DJs"])
+def test_steps_are_of_one_word_that_the_network_says(word):
+    with pytest.raises(ValueError, match=f"^{word!r} is said in pieces or letters, .*steps shows one word"):
+        steps(word)
+    assert [step.phoneme for step in steps("Café")] == [step.phoneme for step in steps("cafe")]
 
 
 def test_the_longest_word_is_served():
@@ -183,43 +193,134 @@ def test_the_sample_stands_for_the_whole_test_part(trained):
 TINY = dict(d_model=8, encoder_layers=1, decoder_layers=2, progress=False)
 
 
-def test_only_training_words_are_trained_on_each_with_all_its_pronunciations(dictionary, monkeypatch):
-    some = dict(list(dictionary.items())[::20])
-    seen = []
-
-    def watch(model, examples, config, progress):
-        for batch in batches(examples, config.letters_per_batch, torch.Generator().manual_seed(0)):
-            seen.extend(zip(batch.source.tolist(), batch.targets.tolist(), strict=True))
-        return [0.0]
-
-    monkeypatch.setattr(pronunciation, "train", watch)
-    trained = train_pronouncer(some, **TINY)
-    pairs = [("".join(trained.source.decode(s)), tuple(trained.target.decode(t))) for s, t in seen]
-    wanted = [(w, said) for w, listed in some.items() if split_of(w) == "training" for said in listed]
-    assert Counter(pairs) == Counter(wanted)
-    assert not {split_of(word) for word, _ in pairs} & {"test", "validation"}
-    assert trained.notes["training"]["words"] == len({word for word, _ in wanted})
+# Words as people write them, said by a tiny model of chance that knows the apostrophe
 
 
-def spelled():
-    return {word: [tuple(said.split())] for word, said in SPELLED.items()}
+LISTED = {"don't": [("D", "OW1", "N", "T")], "bed": [("B", "EH1", "D"), ("B", "AH0", "D")]}
 
 
-def test_train_pronouncer_is_made_for_the_dictionarys_symbols():
-    trained = train_pronouncer(spelled(), TrainingConfig(epochs=1), **TINY)
-    assert trained.source.symbols[3:] == tuple("abcde")
-    assert trained.target.symbols[3:] == ("AE1", "B", "D", "EH1", "K")
-    assert (len(trained.model.encoder.layers), len(trained.model.decoder.layers)) == (1, 2)
-    assert trained.notes["training"]["steps"] == 1 and trained.notes["training"]["minutes"] > 0
-    assert math.isfinite(trained.notes["training"]["last_loss"])
+@pytest.fixture(scope="module")
+def tiny():
+    made = new_pronouncer(LISTED | {"abcfghijklmnpqrsuvwxyz": [("K",)]}, d_model=8, max_len=12, seed=3)
+    return Pronouncer(made.model.eval(), made.source, made.target, {})
 
 
-def test_checkpoints_change_nothing_and_are_gone_on_from(tmp_path):
-    config = TrainingConfig(epochs=3)
-    plain, kept = (train_pronouncer(spelled(), config, checkpoints=c, **TINY) for c in (None, Checkpoints(tmp_path)))
-    assert Checkpoints(tmp_path).steps() == [3]
-    again = train_pronouncer(spelled(), config, checkpoints=Checkpoints(tmp_path), **TINY)
-    for other in (kept, again):
-        for a, b in zip(plain.model.parameters(), other.model.parameters(), strict=True):
-            assert torch.equal(a, b)
-    assert kept.notes["training"]["minutes"] > 0 and again.notes["training"]["minutes"] is None
+def assert_same(found, expected):
+    assert [(t.symbols, t.finished) for t in found] == [(t.symbols, t.finished) for t in expected]
+    for a, b in zip(found, expected):
+        assert a.log_probability == pytest.approx(b.log_probability, abs=1e-4)
+
+
+def plainly(model, words, **options):
+    "What the same model says of symbols, as one that knows nothing of words."
+    return dict(TrainedModel.stream(model, words, **options))
+
+
+@pytest.mark.parametrize("word", ["don't", "Don’t", "DON'T", "bed", "Béd", "BED"])
+def test_a_word_is_asked_for_in_the_form_that_the_network_knows(tiny, word):
+    ((given_back, found),) = tiny.stream([word], beam=3, best=3)
+    (piece,) = read_word(word)
+    assert given_back == word and set(piece) <= set("don'tbed")
+    assert_same(found, plainly(tiny, [piece], beam=3, best=3)[piece])
+    assert tiny.transcribe([word]) == {word: list(plainly(tiny, [piece])[piece][0].symbols)}
+
+
+@pytest.mark.parametrize("best", [1, 2, 4])
+def test_pieces_are_joined_by_the_product_of_their_probabilities(tiny, best):
+    said = plainly(tiny, ["don't", "bed"], beam=4, best=best)
+    pairs = [
+        Transcription(a.symbols + spell("X") + b.symbols, a.log_probability + b.log_probability,
+                      a.finished and b.finished)
+        for a in said["don't"] for b in said["bed"]
+    ]    # fmt: skip
+    ((_, found),) = tiny.stream(["Don’t-x-bed"], beam=4, best=best)
+    assert len(found) == best
+    assert_same(found, sorted(pairs, key=lambda pair: -pair.log_probability)[:best])
+
+
+def test_letters_are_never_asked_of_the_network(tiny, monkeypatch):
+    monkeypatch.setattr("annotated_decoder.trained.model_file.decoded", lambda *args: pytest.fail("it is asked"))
+    found = dict(tiny.stream(["CSRs", "U.S.", "DJ’s-TV"]))
+    expected = {"CSRs": spell("CSRs"), "U.S.": spell("US"), "DJ’s-TV": spell("DJ's") + spell("TV")}
+    assert found == {word: [Transcription(said, 0.0)] for word, said in expected.items()}
+
+
+def test_a_refused_word_stands_in_its_place_and_all_others_are_answered(tiny):
+    words = ["bed", "r2d2", "Béd", "", "bed-слово", "CSR", "b" * 40, "bed-" + "d" * 13, "don't"] * 3
+    told = list(tiny.stream(words, read_ahead=4, batch_size=2))
+    assert [word for word, _ in told] == words
+    said = {word for word, found in told if not isinstance(found, ValueError)}
+    assert said == {"bed", "Béd", "CSR", "don't"}
+    assert {str(found) for word, found in told if word == "bed-" + "d" * 13} == {
+        f"in 'bed-{'d' * 13}', 'ddddddddddd'… has 13 symbols; the model has positions for 11"
+    }
+    with pytest.raises(ValueError, match="'r2d2' has"):
+        tiny.transcribe(words)
+
+
+def test_words_that_only_their_source_can_refuse_come_after_all_answers(tiny):
+    def words():
+        yield from ("bed", "CSR")
+        raise OSError("the source is gone")
+
+    told = tiny.stream(words())
+    assert [next(told)[0], next(told)[0]] == ["bed", "CSR"]
+    with pytest.raises(OSError, match="the source is gone"):
+        next(told)
+
+
+def test_a_dictionary_answers_the_pieces_that_it_lists(tiny):
+    words = ["Don’t", "BED", "bed-dad", "bed-CSR", "dad", "CSR"]
+    told = dict(tiny.stream(words, beam=2, best=2, dictionary=LISTED))
+    assert [t.symbols for t in told["Don’t"]] == LISTED["don't"]
+    assert told["BED"] == [Transcription(said, 0.0) for said in LISTED["bed"]]
+    assert told["bed-CSR"] == [Transcription(said + spell("CSR"), 0.0) for said in LISTED["bed"]]
+    dad = plainly(tiny, ["dad"], beam=2, best=2)["dad"]
+    assert_same(told["dad"], dad)
+    assert_same(told["bed-dad"], [dad[0]._replace(symbols=said + dad[0].symbols) for said in LISTED["bed"]])
+    origins = "dictionary dictionary network dictionary network letters".split()
+    assert [origin_of(word, LISTED) for word in words] == origins
+
+
+@pytest.mark.parametrize("options", [dict(beam=1, best=2), dict(best=0), dict(batch_size=0), dict(read_ahead=0)])
+def test_numbers_that_cannot_be_are_refused_before_a_word_is_read(tiny, options):
+    with pytest.raises(ValueError, match="best"):
+        tiny.stream(iter(lambda: pytest.fail("a word is read"), None), **options)
+    with pytest.raises(ValueError, match="'bed' is one string; give a list of words"):
+        tiny.stream("bed")
+
+
+@pytest.fixture
+def endless(tiny, monkeypatch):
+    "The shipped model's place taken by one that never ends."
+    made = new_pronouncer(LISTED, d_model=8, max_len=12)
+    with torch.no_grad():
+        made.model.projection.bias[:3] = -1e9
+    model = Pronouncer(made.model.eval(), made.source, made.target, {})
+    monkeypatch.setattr(pronunciation, "pronouncer", lambda: model)
+    return model
+
+
+def test_an_answer_without_an_end_is_marked_and_warned_of(endless):
+    ((_, (found,)),) = endless.stream(["Bed"])
+    assert found.finished is False and len(found.symbols) >= 10
+    ((_, (joined,)),) = endless.stream(["bed-CSR"])
+    assert joined == found._replace(symbols=found.symbols + spell("CSR"))
+    with pytest.warns(UserWarning, match="^'Bed' is not said to its end"):
+        assert tuple(pronounce("Bed")) == found.symbols
+
+
+def test_an_answer_with_an_end_warns_of_nothing(recwarn):
+    assert pronounce("Café-CSR") == pronounce("cafe") + list(spell("CSR"))
+    assert not recwarn.list
+
+
+def test_the_shipped_model_reads_words_as_people_write_them(trained):
+    assert type(trained) is Pronouncer
+    words = ["Hello", "CAFÉ", "x-ray", "USA", "r2d2", "chatbot"]
+    told = dict(trained.stream(words))
+    assert [word for word in told if isinstance(told[word], ValueError)] == ["r2d2"]
+    assert [list(told[word][0].symbols) for word in words if word != "r2d2"] == [
+        pronounce("hello"), pronounce("cafe"), list(spell("X")) + pronounce("ray"), list(spell("USA")),
+        pronounce("chatbot"),
+    ]    # fmt: skip

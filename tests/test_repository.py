@@ -362,7 +362,7 @@ def test_the_page_of_laws_is_up_to_date():
 def test_the_first_trial_is_the_recipe_but_for_its_epochs_and_the_others_change_what_they_name(monkeypatch):
     from annotated_decoder.decoder import StackConfig
     from annotated_decoder.pretrained.parts import Parts
-    from annotated_decoder.pronunciation.model import RECIPE, new_pronouncer
+    from annotated_decoder.pronunciation.recipe import RECIPE, new_pronouncer
     from annotated_decoder.training import TrainingConfig
 
     monkeypatch.syspath_prepend(ROOT / "benchmarks")

@@ -12,73 +12,97 @@ import os
 import sys
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from io import TextIOWrapper
-from itertools import islice
 from typing import Any
 
 from tqdm import tqdm
 
 from . import __version__
-from .pronunciation.dictionary import Pronunciation, by_length, read_cmudict, report, score, split_of
-from .pronunciation.model import PRONOUNCER, RECIPE, check_word, pronouncer, steps, train_pronouncer
+from annotated_decoder.pronunciation.dictionary import (
+    Pronunciation,
+    by_length,
+    read_cmudict,
+    reliability,
+    report,
+    score,
+    split_of,
+)
+from .pronunciation.model import PRONOUNCER, origin_of, pronouncer, steps
 from .pronunciation.phonemes import ipa
+from annotated_decoder.pronunciation.recipe import (
+    RECIPE,
+    fit_temperature,
+    set_temperature,
+    sure_and_right,
+    train_pronouncer,
+)
+from .pronunciation.text import SSML_END, SSML_START, TEXT_FORMATS, as_json, say_text, write_said
+from .pronunciation.words import read_word, unfinished
 from .trained.batches import Transcription
 from .trained.checkpoints import Checkpoints
 from .trained.model_file import TrainedModel
 from .trained.whole_files import check_target
 
 # %% ../../notebooks/command_line/cli.ipynb #pronounce-lines
-def _take_words(lines: Iterable[str], kind: str, refused: Counter) -> Iterator[str]:
-    "The words that can be pronounced; one that cannot goes to standard error, with the number of its line."
-    for number, line in enumerate(lines, 1):
-        try:
-            yield check_word(line.removeprefix("\ufeff").strip())
-        except ValueError as error:
-            refused["words"] += 1
-            print(f"{kind} {number}: {error}", file=sys.stderr)
+def _complain(place: str, why: object, refused: Counter) -> None:
+    "A line on standard error about a word that has no answer, or none with an end."
+    refused["words"] += 1
+    print(f"{place}: {why}", file=sys.stderr)
 
 
 def _print_steps(word: str, layer: int) -> None:
     "Each iteration as a row: position, the three most probable symbols, the letter attention looks at most."
-    columns = [*word, "</s>"]
+    told, columns = steps(word, attention_layer=layer), [*read_word(word)[0], "</s>"]
     print(f"{'position':<9} {'first':<12} {'second':<12} {'third':<12} attention (layer {layer}, mean of heads)")
-    for step in steps(word, attention_layer=layer):
+    for step in told:
         candidates = " ".join(f"{symbol:<5}{p:<7.3f}" for symbol, p in step.best(3))
         assert step.attention is not None                            # a layer is named
         i = int(step.attention.argmax())
         print(f"{step.position:<9} {candidates} {columns[i]} (column {i}) {step.attention[i].item():.3f}")
 
 # %% ../../notebooks/command_line/cli.ipynb #answers
-def _answer_words(
-    words: Iterable[str], listed: Mapping[str, Sequence[Pronunciation]], beam: int, best: int, read_ahead: int
-) -> Iterator[tuple[str, str, list[tuple[Sequence[str], float | None]]]]:
-    "Each word with the origin of its answer, and at most `best` pronunciations, those of the network with log p."
-    words = iter(words)
-    while group := list(islice(words, read_ahead)):
-        unlisted = [word for word in group if word not in listed]
-        said: dict[str, Any] = dict(pronouncer().stream(unlisted, beam=beam, best=best))
-        for word in group:
-            if word in listed:
-                yield word, "dictionary", [(phonemes, None) for phonemes in listed[word][:best]]
-            else:
-                yield word, "network", [(found.symbols, found.log_probability) for found in said[word]]
+_Say = Callable[[Iterable[str]], Iterator[tuple[str, list[Transcription] | ValueError]]]
+_Listed = Mapping[str, Sequence[Pronunciation]]
 
 
-def _format_answer(word: str, origin: str, found: list[tuple[Sequence[str], float | None]], args: argparse.Namespace):
+def _format_answer(word: str, found: list[Transcription], listed: _Listed, args: argparse.Namespace) -> str:
     "One answer in the form that was asked for: columns apart by a tab, or an object of JSON."
     if args.format == "json":
-        forms = [{"arpabet": " ".join(p), "ipa": ipa(p), "log_probability": log_p} for p, log_p in found]
-        yield json.dumps({"word": word, "origin": origin, "pronunciations": forms}, ensure_ascii=False)
-        return
-    for phonemes, log_p in found:
-        columns = [word, ipa(phonemes) if args.format == "ipa" else " ".join(phonemes)]
+        return as_json(word, found, listed)
+    origin, lines = origin_of(word, listed), ""
+    for answer in found:
+        columns = [word, ipa(answer.symbols) if args.format == "ipa" else " ".join(answer.symbols)]
         if args.best is not None:
-            columns.append("" if log_p is None else f"{log_p:.3f}")
-        yield "\t".join(columns + ([origin] if args.dictionary else []))
+            columns.append(f"{answer.log_probability:.3f}" if origin == "network" else "")
+        lines += "\t".join(columns + ([origin] if args.dictionary else [])) + "\n"
+    return lines
 
-# %% ../../notebooks/command_line/cli.ipynb #run-pronounce
+
+def _say_words(args: argparse.Namespace, say: _Say, listed: _Listed, at_once: bool) -> Counter:
+    "Answer words one by one, in order; how many could not be."
+    refused: Counter = Counter()
+    kind = "word" if args.words else "line"
+    lines = (line.removeprefix("\ufeff").strip() for line in args.words or sys.stdin)
+    silent = bool(args.words) or at_once or sys.stdout.isatty() or None      # None: shown where there is a terminal
+    for number, (word, found) in enumerate(tqdm(say(lines), disable=silent), 1):
+        try:
+            if isinstance(found, ValueError):
+                raise found
+            if args.steps:
+                _print_steps(word, 1 if args.layer is None else args.layer)
+        except ValueError as error:
+            _complain(f"{kind} {number}", error, refused)
+            continue
+        print(_format_answer(word, found, listed, args), end="", flush=at_once)
+        if not all(answer.finished for answer in found):
+            _complain(f"{kind} {number}", unfinished(word), refused)
+    return refused
+
+# %% ../../notebooks/command_line/cli.ipynb #check-options
 def _check_options(args: argparse.Namespace) -> tuple[int, int]:
     "The width of the beam and the number of answers; ValueError where options cannot be had together."
     layers = len(pronouncer().model.decoder.layers)
@@ -86,6 +110,12 @@ def _check_options(args: argparse.Namespace) -> tuple[int, int]:
         raise ValueError("--layer says what --steps shows; give both, or neither")
     if args.layer is not None and not 0 <= args.layer < layers:
         raise ValueError(f"--layer is {args.layer}; the decoder has layers 0 to {layers - 1}")
+    if args.text and args.steps:
+        raise ValueError("--steps shows words one by one, and --text reads a text; leave one of them out")
+    if args.format in ("ssml", "espeak") and not args.text:
+        raise ValueError(f"--format {args.format} writes a text; give --text with it")
+    if args.text and args.best and args.format != "json":
+        raise ValueError("--best gives several answers, and a text has room for one; leave it out, or ask for json")
     if args.steps and (args.beam or args.best or args.dictionary or args.format != "arpabet"):
         raise ValueError("--steps shows greedy decoding; leave out --beam, --best, --dictionary and --format")
     for name, value in (("--beam", args.beam), ("--best", args.best)):
@@ -99,24 +129,33 @@ def _check_options(args: argparse.Namespace) -> tuple[int, int]:
         raise ValueError("there are no words, and standard input is closed; give words, or open it")
     return beam, best
 
+# %% ../../notebooks/command_line/cli.ipynb #run-pronounce
+def _say_text(args: argparse.Namespace, say: _Say, listed: _Listed, at_once: bool) -> Counter:
+    "Write a text with its words as they are said; how many could not be."
+    refused: Counter = Counter()
+    lines = [" ".join(args.words) + "\n"] if args.words else sys.stdin
+    print(SSML_START if args.format == "ssml" else "", end="")
+    for said in say_text(lines, say, read_ahead=1 if at_once else 256):
+        print(write_said(said, args.format, listed), end="", flush=at_once)
+        if isinstance(said.found, ValueError):
+            _complain(f"line {said.line}", said.found, refused)
+        elif said.found and not all(answer.finished for answer in said.found):
+            _complain(f"line {said.line}", unfinished(said.span.text), refused)
+    print(SSML_END if args.format == "ssml" else "", end="")
+    return refused
+
 
 def _run_pronounce(args: argparse.Namespace) -> int:
     beam, best = _check_options(args)
     listed = read_cmudict() if args.dictionary else {}
-    if args.format != "arpabet" and isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")                     # IPA has no other
-    if not args.words and isinstance(sys.stdin, TextIOWrapper):
-        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")    # a bad byte spoils its own line only
-    refused: Counter = Counter()
-    words = _take_words(args.words or sys.stdin, "word" if args.words else "line", refused)
+    ends = "" if args.text else None                                 # of lines: as they are, or the system's
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline=ends)
+    if not args.words and isinstance(sys.stdin, TextIOWrapper):      # a bad byte spoils its own word only
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape", newline=ends)
     at_once = args.steps or (not args.words and sys.stdin.isatty())
-    told = _answer_words(words, listed, beam, best, 1 if at_once else 256)
-    silent = bool(args.words) or at_once or sys.stdout.isatty() or None      # None: shown where there is a terminal
-    for word, origin, found in tqdm(told, disable=silent):
-        if args.steps:
-            _print_steps(word, 1 if args.layer is None else args.layer)
-        for line in _format_answer(word, origin, found, args):
-            print(line, flush=at_once)
+    say = partial(pronouncer().stream, beam=beam, best=best, dictionary=listed, read_ahead=1 if at_once else 256)
+    refused = (_say_text if args.text else _say_words)(args, say, listed, at_once)
     return 1 if refused else 0
 
 # %% ../../notebooks/command_line/cli.ipynb #train-evaluate
@@ -124,22 +163,25 @@ def _run_train(args: argparse.Namespace) -> int:
     config = replace(RECIPE, epochs=args.epochs, seed=args.seed, bfloat16=not args.float32)
     folder = f"{check_target(args.out)}.checkpoints"                 # tried before the long part, not after it
     checkpoints = Checkpoints(folder, args.every)
+    dictionary, teachers = read_cmudict(), [TrainedModel.load(path) for path in args.teachers]
     if there := checkpoints.steps():
         print(f"checkpoints are in {folder}, the newest after step {there[-1]}", file=sys.stderr)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(message, file=sys.stderr)
-            trained = train_pronouncer(read_cmudict(), config, checkpoints=checkpoints)
+            trained = train_pronouncer(dictionary, config, teachers=teachers, checkpoints=checkpoints)
     except KeyboardInterrupt:
         kept = f"saved after step {checkpoints.steps()[-1]}" if checkpoints.steps() else "nothing was saved yet"
         print(f"stopped; {kept}; give the same command to go on", file=sys.stderr)
         raise
+    fit_temperature(trained, dictionary)
     trained.save(args.out)
     checkpoints.clear()
     print(f"wrote {args.out}; score it with: annotated-decoder evaluate --model {args.out} --store")
     return 0
 
 
+# %% ../../notebooks/command_line/cli.ipynb #evaluate
 def _run_evaluate(args: argparse.Namespace) -> int:
     if not 1 <= args.beam <= 100:
         raise ValueError(f"--beam is {args.beam}; give a number from 1 to 100")
@@ -151,14 +193,26 @@ def _run_evaluate(args: argparse.Namespace) -> int:
     if args.store:
         check_target(args.model)                                     # tried before the long part, not after it
     words = [word for word in dictionary if split_of(word) == args.part]
-    found = trained.transcribe(words, beam=args.beam, progress=True)
-    sample = {word: found[word] for word in words[::20]}             # few enough for a test to score again
-    scores: dict = report(found, dictionary)
-    scores |= {"sample": score(sample, dictionary), "by_length": by_length(found, dictionary)}
+    scores = _scores_of(trained, words, dictionary, args.beam)
     if args.store:                                                   # first, for who reads may stop reading
         replace(trained, notes=trained.notes | {args.part: scores}).save(args.model)
     print(json.dumps(scores, indent=1))
     return 0
+
+
+def _scores_of(trained: TrainedModel, words: Sequence[str], dictionary: _Listed, beam: int) -> dict[str, Any]:
+    "Rates of all words, of a sample, by length; and how sure and how right, before the temperature was set and after."
+    found = trained.transcribe(words, beam=beam, progress=True)
+    sample = {word: found[word] for word in words[::20]}             # few enough for a test to score again
+    scores: dict = report(found, dictionary)
+    scores |= {"sample": score(sample, dictionary), "by_length": by_length(found, dictionary)}
+    scores["reliability"] = {"after": reliability(sure_and_right(trained, words, dictionary))}
+    if (temperature := trained.notes.get("temperature", 1.0)) != 1.0:
+        unset = replace(trained, model=deepcopy(trained.model))
+        set_temperature(unset, 1 / temperature)
+        scores["reliability"]["before"] = reliability(sure_and_right(unset, words, dictionary))
+    return scores
+
 
 # %% ../../notebooks/command_line/cli.ipynb #run-translate
 def _write_lines(translator: Any, given: Iterable[str], args: argparse.Namespace) -> Iterator[ValueError | None]:
@@ -207,13 +261,14 @@ def _make_parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
-    say = commands.add_parser("pronounce", help="print each word, a tab, and its phonemes")
+    say = commands.add_parser("pronounce", help="print each word, a tab, and its phonemes; or say a text")
     say.add_argument("words", nargs="*", metavar="WORD", help="from standard input, one a line, where none is given")
+    say.add_argument("--text", action="store_true", help="running text in, the same out with each word as it is said")
     say.add_argument("--steps", action="store_true", help="also print each iteration of the loop")
     say.add_argument("--layer", type=int, help="the decoder layer that --steps shows, from 0; 1 unless given")
     say.add_argument("--beam", type=int, metavar="WIDTH", help="search with a beam instead of greedily")
     say.add_argument("--best", type=int, metavar="N", help="N pronunciations a word, each with its log-probability")
-    say.add_argument("--format", choices=["arpabet", "ipa", "json"], default="arpabet", help="json: an object a line")
+    say.add_argument("--format", choices=TEXT_FORMATS, default="arpabet", help="json: an object a line")
     say.add_argument("--dictionary", action="store_true", help="answer listed words from the dictionary, and say so")
     say.set_defaults(run=_run_pronounce)
 
@@ -221,6 +276,7 @@ def _make_parser() -> argparse.ArgumentParser:
     make.add_argument("--out", required=True, metavar="FILE", help="the safetensors file to write")
     make.add_argument("--epochs", type=int, default=RECIPE.epochs)
     make.add_argument("--seed", type=int, default=RECIPE.seed)
+    make.add_argument("--teachers", nargs="+", default=[], metavar="FILE", help="models to learn from, too")
     make.add_argument("--every", type=int, default=500, metavar="STEPS", help="steps from checkpoint to checkpoint")
     make.add_argument("--float32", action="store_true", help="where a processor has no bfloat16; other rounding")
     make.set_defaults(run=_run_train)

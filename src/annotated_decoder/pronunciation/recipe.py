@@ -250,7 +250,7 @@ def fit_temperature(trained: TrainedModel, dictionary: Mapping[str, Sequence[Pro
         answers = sure_and_right(trained, words, dictionary)
         set_temperature(trained, 1 / temperature)
         costs[temperature] = -sum(log(max(p if right else 1 - p, 1e-9)) for p, right in answers)
-    best = min(costs, key=costs.__getitem__)
+    best = min(costs, key=lambda each: (costs[each], abs(each - 1)))
     set_temperature(trained, best)
     trained.notes["temperature"] = best
     return best

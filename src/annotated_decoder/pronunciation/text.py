@@ -9,6 +9,7 @@ __all__ = ['SSML_START', 'SSML_END', 'TEXT_FORMATS', 'Span', 'spans', 'Said', 's
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from io import StringIO
 from itertools import islice
 from typing import Any, NamedTuple
 from xml.sax.saxutils import escape, quoteattr
@@ -27,30 +28,35 @@ class Span(NamedTuple):
     is_word: bool
 
 
-_MARKS = "[\u0300-\u036f\u00ad\u200b-\u200d\u2060]*"    # accents apart, and what has no width
+_MARKS = "[\u0300-\u036f\u00ad\u200b-\u200d\u2060]*"    # accents, and no width
 _LETTER = f"[^\\W_]{_MARKS}"
-_JOINT = "['’‘‛ʼ′`´＇‐‑@/&+=%~_.-]"
+_QUOTES = "'’‘‛ʼ′`´＇"
+_JOINT = f"[{_QUOTES}‐‑@/&+=%~_.-]"
 _CLUMP = re.compile(
-    rf"(?:https?://|www\.)\S*\w|(?:{_LETTER})+(?:(?:{_JOINT}|(?<=\d)[,:](?=\d))(?:{_LETTER})+)*"
+    rf"(?:https?://|www\.)\S*\w"
+    rf"|(?:{_LETTER})+(?:(?:{_JOINT}|(?<=\d)[,:](?=\d))(?:{_LETTER})+)*"
 )
-_STOPPED = rf"(?:{_LETTER}\.)+{_LETTER}|(?:[A-Z][a-z]?\.)+[A-Z][a-z]?"    # a.m, U.S, Ph.D
-_WORD = re.compile(rf"(?:{_STOPPED})(?!\w)|(?:{_LETTER})+(?:['’‘‛ʼ′`´＇‐‑-](?:{_LETTER})+)*")
+_STOPPED = rf"(?:{_LETTER}\.)+{_LETTER}|(?:[A-Z][a-z]?\.)+[A-Z][a-z]?"
+_WORD = re.compile(
+    rf"(?:{_STOPPED})(?!\w)|(?:{_LETTER})+(?:[{_QUOTES}‐‑-](?:{_LETTER})+)*"
+)
 _FULL_STOP = re.compile(r"\.(?=[^\S\n]+[a-z]|[,;:?!])")    # the sentence goes on
 _ELIDED = re.compile(
-    "['’‘‛ʼ′`´＇](?=(?:tis|twas|twere|twill|em|bout|cause|til|round|neath|cuz|kay)(?!\\w))", re.I
+    rf"[{_QUOTES}](?=(?:tis|twas|twere|em|bout|cause|til|round|cuz|kay)(?!\w))",
+    re.IGNORECASE,
 )
 
 
 def _words_of(clump: str) -> list[tuple[int, int]]:
-    "Where the words of a clump begin and end: of a number, a path or an address, it all."
-    words = [found.span() for found in _WORD.finditer(clump)]
-    between = {c for i, c in enumerate(clump) if not any(a <= i < b for a, b in words)}
-    whole = any(c.isnumeric() for c in clump) or between & {*"@.:=+~%"}
-    return [(0, len(clump))] if whole else words
+    "Where the words of a clump begin and end; a number or an address is one."
+    between = {*_WORD.sub("", clump)}
+    if any(c.isnumeric() for c in clump) or between & {*"@.:=+~%"}:
+        return [(0, len(clump))]
+    return [found.span() for found in _WORD.finditer(clump)]
 
 
 def spans(text: str, start: int = 0) -> Iterator[Span]:
-    """The words of a text and what stands between them, in order: joined, they are the text.
+    """The words of a text and what stands between: joined, they are the text.
 
     Chapter *Running text*.
     """
@@ -58,10 +64,10 @@ def spans(text: str, start: int = 0) -> Iterator[Span]:
     for clump in _CLUMP.finditer(text):
         for a, b in _words_of(clump[0]):
             a, b = a + clump.start(), b + clump.start()
-            if a and _ELIDED.match(text, a - 1) and a > end:
+            if a > end and _ELIDED.match(text, a - 1):
                 a -= 1
-            if re.fullmatch(_STOPPED, text[a:b]) and (stop := _FULL_STOP.match(text, b)):
-                b = stop.end()
+            if re.fullmatch(_STOPPED, text[a:b]) and _FULL_STOP.match(text, b):
+                b += 1
             if a > end:
                 yield Span(text[end:a], start + end, False)
             yield Span(text[a:b], start + a, True)
@@ -76,6 +82,7 @@ class Said(NamedTuple):
     span: Span
     line: int
     found: list[Transcription] | ValueError | None    # None where it is no word
+    before: str = ""    # the character before it
 
 
 def say_text(
@@ -84,21 +91,25 @@ def say_text(
     *,
     read_ahead: int = 256,
 ) -> Iterator[Said]:
-    """The stretches of a text, each word with its pronunciations, or the ValueError that says why it has none.
+    """The stretches of a text, each word with its answer or a ValueError.
 
-    `lines` keep their ends, as those of an open file do; `read_ahead` of them are held at a time.
-    `say` answers words in order, as `Pronouncer.stream` does, which it is unless given.
-    Chapter *Running text*.
+    `lines` keep their ends, as those of an open file do; `read_ahead` of them are
+    held at a time. `say` answers words in order; unless given, it is the shipped
+    model's `stream`. Chapter *Running text*.
     """
-    lines, say, start, number = iter(lines), say or pronouncer().stream, 0, 0
+    lines, say = iter(lines), say or pronouncer().stream
+    start, number, before = 0, 0, ""
     while chunk := list(islice(lines, read_ahead)):
         cut = []
-        for number, line in enumerate(chunk, number + 1):
+        for line in chunk:
+            number += 1
             cut += [(span, number) for span in spans(line, start)]
             start += len(line)
         answers = iter(say([span.text for span, _ in cut if span.is_word]))
-        for span, line_number in cut:
-            yield Said(span, line_number, next(answers)[1] if span.is_word else None)
+        for span, its_line in cut:
+            found = next(answers)[1] if span.is_word else None
+            yield Said(span, its_line, found, before)
+            before = span.text[-1]
 
 # %% ../../../notebooks/pronunciation/text.ipynb #formats
 SSML_START = (
@@ -110,61 +121,79 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def _escaped(text: str) -> str:
-    "Text as XML holds it; what no XML may hold becomes the sign of a lost character."
+    "Text as XML holds it, and the sign of a lost character for what it may not."
     return escape(_NOT_XML.sub("\ufffd", text))
 
 
-def _for_espeak(text: str) -> str:
-    "No brackets of the text's own that would be read as ours, and a space before ours."
-    return re.sub(r"(?<=\S)\Z", " ", re.sub(r"\[(?=\[)", "[ ", text))
+def _ssml(said: Said, phonemes: Sequence[str]) -> str:
+    word, sounds = _escaped(said.span.text), quoteattr(ipa(phonemes))
+    return f'<phoneme alphabet="ipa" ph={sounds}>{word}</phoneme>'
 
 
-def _ssml(word: str, phonemes: Sequence[str]) -> str:
-    return f'<phoneme alphabet="ipa" ph={quoteattr(ipa(phonemes))}>{_escaped(word)}</phoneme>'
+def _espeak(said: Said, phonemes: Sequence[str]) -> str:
+    space = "" if said.before.isspace() or not said.before else " "
+    return f"{space}[[{espeak(phonemes)}]]"
 
 
-_WRITERS: dict[str, tuple[Callable[[str, Sequence[str]], str], Callable[[str], str]]] = {
-    "arpabet": (lambda word, phonemes: f"{{{' '.join(phonemes)}}}", str),
-    "ipa": (lambda word, phonemes: ipa(phonemes), str),
+_Write = tuple[Callable[[Said, Sequence[str]], str], Callable[[str], str]]
+_WRITERS: dict[str, _Write] = {    # of a word, and of what is kept
+    "arpabet": (lambda said, phonemes: f"{{{' '.join(phonemes)}}}", str),
+    "ipa": (lambda said, phonemes: ipa(phonemes), str),
     "ssml": (_ssml, _escaped),
-    "espeak": (lambda word, phonemes: f"[[{espeak(phonemes)}]]", _for_espeak),
+    "espeak": (_espeak, lambda text: re.sub(r"\[(?=\[)", "[ ", text)),
 }
 TEXT_FORMATS = (*_WRITERS, "json")
 
-# %% ../../../notebooks/pronunciation/text.ipynb #write-text
+# %% ../../../notebooks/pronunciation/text.ipynb #as-json
+_Dictionary = Mapping[str, Sequence[Pronunciation]]
+
+
 def as_json(
-    word: str, found: Sequence[Transcription], dictionary: Mapping[str, Sequence[Pronunciation]], **more: Any
+    word: str, found: Sequence[Transcription], dictionary: _Dictionary, **more: Any
 ) -> str:
-    "A word's answer as one line of JSON; log p is null for what the network did not say."
+    "A word's answer as a line of JSON; log p is null unless the network said it."
     origin = origin_of(word, dictionary)
-    forms = [
-        {"arpabet": " ".join(p.symbols), "ipa": ipa(p.symbols),
-         "log_probability": p.log_probability if origin == "network" else None}
-        for p in found
-    ]    # fmt: skip
-    about = {"word": word, **more, "origin": origin, "finished": all(p.finished for p in found)}
-    return json.dumps({**about, "pronunciations": forms}, ensure_ascii=False) + "\n"
+    about = {"word": word, **more, "origin": origin}
+    about["finished"] = all(answer.finished for answer in found)
+    about["pronunciations"] = [
+        {
+            "arpabet": " ".join(symbols),
+            "ipa": ipa(symbols),
+            "log_probability": log_p if origin == "network" else None,
+        }
+        for symbols, log_p, _ in found
+    ]
+    return json.dumps(about, ensure_ascii=False) + "\n"
 
-
+# %% ../../../notebooks/pronunciation/text.ipynb #write-said
 def write_said(
-    said: Said, format: str = "arpabet", dictionary: Mapping[str, Sequence[Pronunciation]] | None = None
+    said: Said, format: str = "arpabet", dictionary: _Dictionary | None = None
 ) -> str:
-    "A stretch of a text in one of `TEXT_FORMATS`; SSML still needs `SSML_START` before it and `SSML_END` after."
+    """A stretch of a text in one of `TEXT_FORMATS`.
+
+    A document of SSML needs `SSML_START` before it and `SSML_END` after.
+    """
     (text, start, _), found = said.span, said.found
     if format == "json":
+        if not isinstance(found, list):
+            return ""
         place = dict(line=said.line, start=start, end=start + len(text))
-        return as_json(text, found, dictionary or {}, **place) if isinstance(found, list) else ""
+        return as_json(text, found, dictionary or {}, **place)
     write, keep = _WRITERS[format]
-    return write(text, found[0].symbols) if isinstance(found, list) else keep(text)
+    if isinstance(found, list) and found[0].finished:
+        return write(said, found[0].symbols)
+    return keep(text)
 
 
 def rewrite(text: str, format: str = "arpabet") -> str:
-    """A text with its words as the network says them; one that it cannot say stays as it was.
+    """A text with its words as the network says them, where it can.
 
     Raises ValueError for an unknown format.
     Chapter *Running text*.
     """
     if format not in TEXT_FORMATS:
-        raise ValueError(f"there is no format {format!r}; give one of {', '.join(TEXT_FORMATS)}")
-    written = "".join(write_said(said, format) for said in say_text(text.splitlines(keepends=True)))
+        known = ", ".join(TEXT_FORMATS)
+        raise ValueError(f"there is no format {format!r}; give one of {known}")
+    told = say_text(StringIO(text, newline=""))
+    written = "".join(write_said(said, format) for said in told)
     return SSML_START + written + SSML_END if format == "ssml" else written

@@ -8,7 +8,7 @@ __all__ = ['Item', 'Answer', 'in_order', 'Transcription', 'decoded']
 # %% ../../../notebooks/trained/batches.ipynb #imports
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -41,7 +41,9 @@ def in_order(
         found: dict = {}
         try:
             for item in islice(items, read_ahead):
-                if error := _refusal(check, item):
+                try:
+                    check(item)
+                except ValueError as error:
                     found[item] = error
                 chunk.append(item)
         except Exception as error:
@@ -55,15 +57,6 @@ def in_order(
         if not stopped and len(chunk) < read_ahead:
             return
     raise stopped
-
-
-def _refusal(check: Callable[[Any], None], item: Any) -> ValueError | None:
-    try:
-        check(item)
-    except ValueError as error:
-        return error
-    return None
-
 
 # %% ../../../notebooks/trained/batches.ipynb #decoded
 class Transcription(NamedTuple):
