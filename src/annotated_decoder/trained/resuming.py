@@ -50,7 +50,8 @@ class TrainingRun:
 
     `state_dict` is all that the next step depends on; a run of the same model, examples, configuration and
     objective that has loaded it goes on to the same weights, bit by bit on the same machine, torch and threads.
-    Raises ValueError where `train` does, and where a step broke off halfway, or another iteration has gone on. Chapter *Resuming*.
+    Raises ValueError where `train` does, and where a step broke off halfway, or another iteration has gone on.
+    Chapter *Resuming*.
     """
 
     def __init__(
