@@ -97,7 +97,8 @@ def test_only_training_words_are_trained_on_each_with_all_its_pronunciations_and
     pairs = [("".join(trained.source.decode(s)), tuple(trained.target.decode(t))) for s, t in seen]
     training = [word for word in some if split_of(word) == "training"]
     listed = Counter({(word, said): 1 + len(word) % 3 for word in training for said in some[word]})
-    beside = list(invented(some, training, random.Random(1)))
+    known = {*trained.target.symbols}
+    beside = [pair for pair in invented(some, training, random.Random(1)) if known.issuperset(pair[1])]
     assert Counter(pairs) == listed + Counter(beside)
     assert {split_of(word) for word, _ in pairs} == {"training"}
     assert trained.notes["training"]["words"] == len(training)
@@ -182,7 +183,7 @@ def test_a_temperature_divides_every_logit(temperature):
     assert_close(after * temperature, before, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("epochs, wrong, least", [(150, 6, 1.2), (150, 0, 0.5), (150, 1, None)])
+@pytest.mark.parametrize("epochs, wrong, least", [(150, 6, 1.2), (150, 0, 0.3), (150, 1, None)])
 def test_the_temperature_that_is_set_makes_being_right_most_probable(epochs, wrong, least, monkeypatch, seldom):
     trained = train_pronouncer(spelled(), TrainingConfig(epochs=epochs), **TINY | {"d_model": 32})
     listed = {word: [tuple(said)] for word, said in trained.transcribe(spelled()).items()}
@@ -196,10 +197,10 @@ def test_the_temperature_that_is_set_makes_being_right_most_probable(epochs, wro
     before = cost()
     found = fit_temperature(trained, listed)
     assert trained.notes["temperature"] == found and cost() <= before + 1e-6
-    assert found == least or least is None and 0.5 < found < 1.2
+    assert found == least or least is None and 0.3 < found < 1.2
     best = cost()
     for other in (found - 0.05, found + 0.05):
-        if 0.5 <= other <= 1.2:
+        if 0.3 <= other <= 1.2:
             set_temperature(trained, other / found)
             assert cost() >= best - 1e-6
             set_temperature(trained, found / other)

@@ -173,8 +173,10 @@ def training_examples(
     """
     words = [word for word in dictionary if split_of(word) == "training"]
     listed = [(word, said) for word in words for said in dictionary[word] for _ in range(repeats_of(word))]
-    made = invented(dictionary, words, random.Random(seed))
-    return [trained.example(word, said) for word, said in (*listed, *made)]
+    letters, phonemes = ({*side.symbols} for side in (trained.source, trained.target))
+    made = invented(dictionary, words, random.Random(seed))    # of a small dictionary some have no symbols
+    beside = [(string, said) for string, said in made if letters.issuperset(string) and phonemes.issuperset(said)]
+    return [trained.example(word, said) for word, said in (*listed, *beside)]
 
 # %% ../../../notebooks/pronunciation/recipe.ipynb #train-whole
 def train_pronouncer(
@@ -244,7 +246,7 @@ def fit_temperature(trained: TrainedModel, dictionary: Mapping[str, Sequence[Pro
     """
     words = [word for word in dictionary if split_of(word) == "validation"]
     costs: dict[float, float] = {}
-    for hundredths in range(50, 125, 5):
+    for hundredths in range(30, 125, 5):
         temperature = hundredths / 100
         set_temperature(trained, temperature)
         answers = sure_and_right(trained, words, dictionary)
