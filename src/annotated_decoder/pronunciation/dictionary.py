@@ -53,7 +53,7 @@ def read_cmudict(path: str | os.PathLike | None = None) -> dict[str, list[Pronun
             words[word].append(tuple(phonemes))
     return dict(words)
 
-
+# %% ../../../notebooks/pronunciation/dictionary.ipynb #split-of
 def split_of(word: str) -> str:
     """The part of the data a word belongs to, by its hash: "test" (9 %), "validation" (2 %) or "training".
 
@@ -64,7 +64,6 @@ def split_of(word: str) -> str:
     owner = re.sub("'s?$", "", word).replace("'", "")
     bucket = min(int(hashlib.sha1(form.encode()).hexdigest(), 16) % 100 for form in {whole, owner or whole})
     return "test" if bucket < 9 else "validation" if bucket < 11 else "training"
-
 
 # %% ../../../notebooks/pronunciation/dictionary.ipynb #edit-distance
 def edit_distance(a: Sequence[str], b: Sequence[str]) -> int:
