@@ -133,7 +133,7 @@ def taught(teachers: Sequence[TrainedModel], examples: Sequence[Example]) -> dic
     """
     found: dict[Key, tuple[Tensor, Tensor]] = {}
     for batch in batches(examples, 8_192, torch.Generator()):
-        said = [teacher.model(batch.source, batch.inputs, batch.source_mask).softmax(-1) for teacher in teachers]
+        said = [teacher.model.eval()(batch.source, batch.inputs, batch.source_mask).softmax(-1) for teacher in teachers]
         p, ids = torch.stack(said).mean(0).topk(min(_KEPT, said[0].shape[-1]))
         for i, key in enumerate(_keys(batch)):
             n = len(key[1]) + 1
