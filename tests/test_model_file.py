@@ -115,9 +115,11 @@ def test_a_stream_answers_each_word_in_order_whatever_the_batches(seed, words, b
 
 
 @few
-@given(st.integers(0, 50), letters, st.sampled_from([1, 3]))
-def test_a_log_probability_is_that_of_the_symbols_and_the_end(seed, words, beam):
+@given(st.integers(0, 50), letters, st.sampled_from([1, 3]), st.sampled_from([2.0, -1.0]))
+def test_a_log_probability_is_that_of_the_symbols_and_the_end(seed, words, beam, end):
     trained = talkative(seed)
+    with torch.no_grad():
+        trained.model.projection.bias[END] = end    # with the first, answers come to their end
     for word, answers in trained.stream(words, beam=beam, best=beam):
         assert list(answers) == sorted(answers, key=lambda a: -a.log_probability)
         for symbols, log_p, _ in answers:
