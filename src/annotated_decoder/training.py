@@ -124,7 +124,7 @@ def epoch_batches(
 def logits_of(
     model: EncoderDecoder, batch: Batch, config: TrainingConfig, step: int
 ) -> Float[Tensor, "batch target vocab"]:
-    "A batch's logits under this step's dropout; the caller's chance is left alone."
+    "A batch's logits under this step's dropout; others' chance is left alone."
     device = batch.source.device
     forked = torch.random.fork_rng([device] if device.type == "cuda" else [])
     halved = torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16)
@@ -139,10 +139,12 @@ def loss_of(
 ) -> Float[Tensor, ""]:
     "The cross-entropy of a batch's targets, smoothed."
     logits = logits_of(model, batch, config, step)
-    return cross_entropy(logits, batch.targets, batch.target_mask, config.smoothing)
+    return cross_entropy(
+        logits, batch.targets, batch.target_mask, config.smoothing
+    )
 
 
-Objective = Callable[[EncoderDecoder, Batch, TrainingConfig, int], Tensor]    # as loss_of
+Objective = Callable[[EncoderDecoder, Batch, TrainingConfig, int], Tensor]
 
 
 # %% ../../notebooks/13_training.ipynb #seed-for
@@ -215,8 +217,9 @@ def train(
     model: EncoderDecoder, examples: Sequence[Example], config: TrainingConfig,
     progress: bool = True, objective: Objective = loss_of,
 ) -> list[float]:
-    """Train in place; return each step's loss, which `objective` gives. The model is
-    left in evaluation.
+    """Train in place; return each step's loss, which `objective` gives.
+
+    The model is left in evaluation.
 
     One seed gives one model on the same machine, torch and number of threads, if a
     process trains one at a time. Raises ValueError without examples, and before a
