@@ -95,6 +95,7 @@ def run_alone(names: list[str]) -> int:
     if not copies:
         raise SystemExit(f"no notebook is called {' or '.join(names)}")
     (RUN / "pytest.ini").write_text("[pytest]\n")
+    shutil.copy(FOLDER / "conftest.py", RUN)
     nbval = "--nbval", "--nbval-kernel-name", "alone", "--nbval-cell-timeout=300"
     command = sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadfile", *nbval
     jupyter = {"JUPYTER_PATH": str(HOME / "share" / "jupyter"), "JUPYTER_PLATFORM_DIRS": "1"}
