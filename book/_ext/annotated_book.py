@@ -3,10 +3,13 @@
 import inspect
 import json
 import pkgutil
+import shutil
 from importlib import import_module
+from importlib.resources import files
 from pathlib import Path
 
 from docutils import nodes
+from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
 from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
@@ -157,6 +160,45 @@ def described(module):
 ```"""
 
 
+class LiveInstrument(SphinxDirective):
+    """The instrument with a box to type into; its script and style are files beside the page, not text in it.
+
+    ```{live-instrument} nebulizing read daughter
+    :label: Type a word. Watch a decoder say it.
+    :layer: 1
+    ```
+    """
+
+    required_arguments = 1
+    final_argument_whitespace = True
+    option_spec = {"label": directives.unchanged_required, "layer": directives.nonnegative_int}
+
+    def run(self):
+        from annotated_decoder.pronunciation.model import pronouncer
+        from annotated_decoder.teaching.instrument import instrument
+
+        words, options = self.arguments[0].split(), {"layer": self.options.get("layer")}
+        piece = instrument(pronouncer(), words, self.options["label"], plays=True, live=True, **options)
+        written = {f"instrument-{piece.id}.css": piece.css, f"instrument-{piece.id}.js": piece.js}
+        self.env.metadata[self.env.docname]["files"] = json.dumps(written)
+        static = "../" * self.env.docname.count("/") + "_static"
+        style, script = (f"{static}/{name}" for name in written)
+        text = piece.figure(f'<link rel="stylesheet" href="{style}">', f'<script src="{script}"></script>')
+        return [nodes.raw("", text, format="html")]
+
+
+def write_live_files(app, exception):
+    "Beside the pages: what their directives wrote, the decoder in JavaScript, and the package's own weights."
+    static = Path(app.outdir) / "_static"
+    if exception or app.builder.format != "html":
+        return
+    for metadata in app.env.metadata.values():
+        for name, text in json.loads(metadata.get("files", "{}")).items():
+            (static / name).write_text(text, encoding="utf-8")
+    for name in ("teaching/pieces/decoder.js", "pronunciation/pronouncer.safetensors"):
+        shutil.copy(files(PACKAGE) / name, static)
+
+
 def keep_to_its_part(app, pagename, templatename, context, doctree):
     "*Next* and *previous* stay among the chapters, among the reference pages, or in the workshop."
     parents = {page: parent for parent, pages in app.env.toctree_includes.items() for page in pages}
@@ -189,7 +231,9 @@ def setup(app):
     app.connect("config-inited", drop_thebe, priority=900)
     app.connect("autodoc-process-docstring", keep_stars, priority=100)
     app.connect("html-page-context", keep_to_its_part)
+    app.connect("build-finished", write_live_files)
     app.add_directive("public-names", PublicNames)
+    app.add_directive("live-instrument", LiveInstrument)
     for transform in (HideDirectives, LabelFoldedCells, LocalBadge, DemandAlt):
         app.add_transform(transform)
     return {"version": "1", "parallel_read_safe": True}

@@ -113,16 +113,28 @@ class Piece:
         return hashlib.sha256(json.dumps([*parts, _TOOLS, _STYLE, _FRAME]).encode()).hexdigest()[:10]
 
     @property
+    def css(self) -> str:
+        "Its style sheet."
+        return f'.annotated-piece.annotated-piece[data-piece="{self.id}"] {{{_STYLE}{self.style}}}'
+
+    @property
+    def js(self) -> str:
+        "Its script."
+        return _FRAME.replace("ID", self.id).replace("// TOOLS", _TOOLS).replace("// SCRIPT", self.script)
+
+    @property
     def html(self) -> str:
         "The whole piece: it asks for no other file."
-        style = f'.annotated-piece.annotated-piece[data-piece="{self.id}"] {{{_STYLE}{self.style}}}'
-        script = _FRAME.replace("ID", self.id).replace("// TOOLS", _TOOLS).replace("// SCRIPT", self.script)
+        return self.figure(f"<style>{self.css}</style>", f"<script>{self.js}</script>")
+
+    def figure(self, style: str, script: str) -> str:
+        "The piece with these elements for its style and its script, for a page that has them in files."
         label = html.escape(self.label)
         return (f'<figure class="annotated-piece" data-piece="{self.id}" role="group" aria-label="{label}">\n'
-                f"<figcaption>{label}</figcaption>\n<style>{style}</style>\n"
+                f"<figcaption>{label}</figcaption>\n{style}\n"
                 f'<div class="still">{self.still}</div>\n'
                 f'<script type="application/json">{as_json(self.data, self.digits)}</script>\n'
-                f"<script>{script}</script>\n</figure>")    # fmt: skip
+                f"{script}\n</figure>")    # fmt: skip
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str]:
         return {"text/html": self.html, "text/plain": self.label}

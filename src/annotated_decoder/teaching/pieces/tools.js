@@ -38,7 +38,8 @@ const slider = (label, { min, max, step = 1, value = min }, words, change) => {
   return Object.assign(el("label", { class: "control" }, label, input, shown), { input, move });
 };
 
-// Buttons and a slider for steps; change(n), n from 0. Call its reset(count) to begin, and whenever count changes.
+// Buttons and a slider for steps; change(n), n from 0. Call its reset(count) to begin, and whenever count changes;
+// its go(n), n from 1, steps as the buttons do.
 const stepper = (label, change) => {
   let count = 1;
   const bar = slider(label, { min: 1, max: 1 }, (n) => `${n} of ${count}`, (n) => {
@@ -57,5 +58,5 @@ const stepper = (label, change) => {
     go(keys[event.key]());
   };
   const all = el("div", { class: "controls", role: "group", "aria-label": label, onkeydown }, ...buttons, bar);
-  return Object.assign(all, { reset: (n) => { bar.input.max = count = n; go(1); } });
+  return Object.assign(all, { go, reset: (n) => { bar.input.max = count = n; go(1); } });
 };

@@ -1,0 +1,205 @@
+// A trained model writes a word: letters above, what it says below, arcs from each sound to the letters it looks at.
+// Recorded steps play everywhere; on a page of the book any word can be typed, and the model itself runs.
+const END = data.symbols.indexOf(data.end), name = (token) => data.symbols[token];
+const book = document.querySelector('script[src*="_static/book.js"]')?.src;
+const live = Boolean(data.live && book && location.protocol.startsWith("http"));    // from the disk nothing is fetched
+const motion = () => !matchMedia("(prefers-reduced-motion: reduce)").matches;
+const largest = (row) => row.indexOf(Math.max(...row));
+const mean = (rows) => rows[0].map((_, i) => rows.reduce((sum, row) => sum + row[i], 0) / rows.length);
+const shown = (p) => (p < 0.005 ? "<0.01" : p.toFixed(2));
+const softmax = (logits) => {
+  const most = Math.max(...logits), powers = logits.map((z) => Math.exp((z - most) / (temperature || 1)));
+  const sum = powers.reduce((all, power) => all + power, 0);
+  return powers.map((power) => power / sum);
+};
+
+// ---- What we look at: a word, the run it led to, the step we stand at, and what was changed by hand ----
+let word = data.words[0], run, at = 0, view = [data.layer, null], temperature = 0, playing = 0, pace = "steadily";
+let forced = [], covered = [];      // all tokens up to one that was chosen by hand; letters that are not to be seen
+const typed = () => Boolean(model && word.letters);
+const best = (p) => [...p.keys()].sort((a, b) => p[b] - p[a]);
+
+// ---- The model: fetched when someone begins to type ----
+let model = null, coming = null, asked = 0;
+const answer = el("p", { class: "answer", role: "alert" }), progress = el("span", { class: "loading" });
+const load = async () => {
+  const [decoder, file] = await Promise.all([import(new URL("decoder.js", book)), fetch(new URL("pronouncer.safetensors", book))]);
+  if (!file.ok) throw new Error(`the server answers ${file.status}`);
+  const bar = el("progress", { max: data.bytes, value: 0, "aria-label": "loading the model" }), parts = [];
+  progress.append(bar, ` the model, ${(data.bytes / 1e6).toFixed(1)} MB, once`);
+  for (const reader = file.body.getReader(); ;) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    parts.push(value);
+    bar.value += value.length;
+  }
+  model = { ...decoder, net: new decoder.Model(await new Blob(parts).arrayBuffer()) };
+};
+const fetchModel = () => {
+  coming ??= load().catch((error) => {
+    coming = null;                                                    // the next try asks again
+    throw new Error(`The model could not be loaded (${error.message}). The recorded words play without it.`);
+  }).finally(() => progress.replaceChildren());
+  return coming;
+};
+const ask = async (text) => {
+  const mine = ++asked;                                               // a newer word cancels this one
+  stop();
+  answer.textContent = "";
+  try {
+    await fetchModel();
+    if (mine === asked) begin({ name: text.trim(), letters: model.net.lettersOf(text) }, motion());
+  } catch (error) {
+    if (mine === asked) answer.textContent = error.message;
+  }
+};
+
+// ---- Runs: the model's, or as they were recorded ----
+const drawn = (p) => {
+  let rest = Math.random(), token = 0;
+  for (; token < p.length - 1 && rest >= p[token]; token++) rest -= p[token];
+  return token;
+};
+const choose = (logits, position) => forced[position]
+  ?? (temperature ? drawn(softmax([...logits])) : model.greedy(logits));
+const computed = () => {
+  const steps = model.generate(model.net, model.net.encode(word.letters), { choose, hidden: covered });
+  return { source: [...word.letters, data.end], steps: [...steps].map((step) => ({ ...step, logits: [...step.logits] })) };
+};
+const recorded = () => {
+  const position = forced.length - 1, other = word.other?.[`${position}:${forced[position]}`];
+  return other ? { ...word, steps: [...word.steps.slice(0, position), ...other] } : word;
+};
+const again = () => {
+  const here = at;
+  run = typed() ? computed() : recorded();
+  walk.reset(run.steps.length);
+  walk.go(Math.min(here, run.steps.length - 1) + 1);
+};
+const begin = (next, moving) => {
+  stop();
+  [word, forced, covered, at] = [next, [], [], 0];
+  again();
+  if (moving) start(); else walk.go(run.steps.length);
+};
+
+// ---- The picture ----
+const letters = el("div", { class: "tiles", role: "group", "aria-label": "letters" });
+const arcs = el("svg:svg", { class: "arcs", "aria-hidden": "true" });
+const sounds = el("div", { class: "tiles", role: "group", "aria-label": "what it says" });
+const scene = el("div", { class: "scene" }, letters, arcs, sounds);
+const candidates = el("div", { class: "candidates", role: "group", "aria-label": "candidates at this step" });
+const line = status(), table = el("table", { class: "shade" });
+const looked = ({ attention }) => {
+  const [layer, head] = view, heads = layer === null ? attention.flat() : attention[layer];
+  return head === null ? mean(heads) : heads[head];
+};
+const viewName = ([layer, head]) => (layer === null ? "all layers and heads, mean"
+  : `layer ${layer}, ${head === null ? "mean of its heads" : `head ${head}`}`);
+
+const drawLetters = () => letters.replaceChildren(...run.source.map((letter, i) => {
+  if (!typed()) return el("span", { class: "tile letter" }, letter);
+  const flip = () => { covered[i] = !covered[i]; again(); letters.children[i].focus(); };
+  return el("button", { type: "button", class: "tile letter", "aria-pressed": Boolean(covered[i]), title: "cover it", onclick: flip }, letter);
+}));
+const drawSounds = () => sounds.replaceChildren(...run.steps.map(({ token }, i) => (i > at
+  ? el("span", { class: "tile sound later", "aria-hidden": "true" }, "·")
+  : el("button", { type: "button", class: "tile sound", "aria-current": i === at ? "step" : null,
+    onclick: () => { stop(); walk.go(i + 1); sounds.children[i].focus(); } }, name(token)))));
+const drawArcs = () => {
+  const left = scene.getBoundingClientRect().left, tall = arcs.clientHeight;
+  const middle = (tile) => { const box = tile.getBoundingClientRect(); return box.left - left + box.width / 2; };
+  const bend = (from, to) => `M${from} ${tall}C${from} ${tall / 2} ${to} ${tall / 2} ${to} 0`;
+  arcs.replaceChildren(...run.steps.slice(0, at + 1).flatMap((step, i) => looked(step).flatMap((weight, j) => {
+    if (weight < (i === at ? 0.02 : 0.25)) return [];
+    const d = bend(middle(sounds.children[i]), middle(letters.children[j]));
+    return el("svg:path", { d, class: i === at ? "now" : "past", "stroke-width": 1 + 11 * weight });
+  })));
+};
+const canTake = (token) => typed() || token === run.steps[at].token || token === word.steps[at]?.token && !forced.slice(0, at).length
+  || at < (forced.length || Infinity) && Boolean(word.other?.[`${at}:${token}`]);
+const take = (token) => {
+  stop();
+  if (!canTake(token) || token === run.steps[at].token) return;
+  forced = !typed() && token === word.steps[at].token ? [] : [...run.steps.slice(0, at).map((step) => step.token), token];
+  again();
+  candidates.querySelector('[aria-pressed="true"]').focus();
+};
+const drawCandidates = () => {
+  const { logits, token } = run.steps[at], p = softmax(logits), some = best(p).slice(0, 6);
+  if (!some.includes(token)) some[5] = token;
+  candidates.replaceChildren(...some.map((each) => {
+    const level = el("span", { class: "level", "aria-hidden": "true" });
+    level.style.setProperty("--p", p[each]);
+    return el("button", { type: "button", class: "candidate", "aria-pressed": each === token, "aria-disabled": !canTake(each),
+      onclick: () => take(each) }, el("span", { class: "tile sound" }, name(each)), level, el("span", null, shown(p[each])));
+  }));
+};
+const drawTable = () => {
+  const heading = (text) => el("th", { scope: "col" }, text), cell = (weight, i, row) => {
+    const td = el("td", { class: i === largest(row) ? "lit" : null }, weight.toFixed(2));
+    td.style.setProperty("--w", weight);
+    return td;
+  };
+  table.replaceChildren(el("caption", null, `Cross-attention, ${viewName(view)}`),
+    el("thead", null, el("tr", null, ...["says", "p", ...run.source].map(heading))),
+    el("tbody", null, ...run.steps.map((step) => el("tr", null, el("th", { scope: "row" }, name(step.token)),
+      el("td", null, shown(softmax(step.logits)[step.token])), ...looked(step).map(cell)))));
+};
+const inWords = () => {
+  const { logits, token } = run.steps[at], p = softmax(logits), row = looked(run.steps[at]), letter = largest(row);
+  const before = run.steps.slice(0, at).map((step) => name(step.token)).join(" ");
+  const who = at === forced.length - 1 ? "you chose" : temperature && typed() ? "it draws" : "it says";
+  const [second, third] = best(p).filter((each) => each !== token).map((each) => `${name(each)} ${shown(p[each])}`);
+  return `Step ${at + 1} of ${run.steps.length}: ${before ? `after ${before} ` : ""}${who} ${token === END ? "that the word has ended" : name(token)}, `
+    + `probability ${shown(p[token])}${temperature ? ` at temperature ${temperature}` : ""}; then come ${second} and ${third}. `
+    + `It looks most at ${run.source[letter]}, weight ${row[letter].toFixed(2)} (${viewName(view)}).`
+    + (at === run.steps.length - 1 && token !== END ? " No position is left: it found no end." : "");
+};
+const redraw = () => {
+  for (const part of [drawLetters, drawSounds, drawCandidates, drawTable, drawArcs]) part();
+  if (forced.length || covered.some(Boolean)) settings.append(undo); else undo.remove();
+  line.textContent = inWords();
+};
+
+// ---- What can be done ----
+const walk = stepper("step", (n) => { at = n; redraw(); });
+const play = el("button", { type: "button", onclick: () => (playing ? stop() : start()) });
+const label = () => { play.textContent = playing ? "pause" : `play ${pace}`; };
+const stop = () => { clearTimeout(playing); playing = 0; label(); };
+const start = () => {
+  if (at === run.steps.length - 1) walk.go(1);
+  const wait = () => { playing = setTimeout(tick, { slowly: 1500, steadily: 800, quickly: 300 }[pace]); };
+  const tick = () => {
+    walk.go(at + 2);
+    if (at < run.steps.length - 1) wait(); else stop();
+  };
+  wait();
+  label();
+};
+for (const event of ["pointerdown", "keydown"]) walk.addEventListener(event, ({ target }) => { if (target !== play) stop(); });
+walk.append(play);
+const paces = choice("pace", ["slowly", "steadily", "quickly"], (i) => { pace = ["slowly", "steadily", "quickly"][i]; label(); });
+const views = [[null, null]];
+for (let layer = 0; layer < data.layers; layer++) views.push([layer, null]);
+for (let i = 0; i < data.layers * data.heads; i++) views.push([Math.floor(i / data.heads), i % data.heads]);
+const arcsOf = choice("arcs show", views.map(viewName), (i) => { view = views[i]; redraw(); });
+const heat = slider("temperature", { min: 0, max: 2, step: 0.1, value: 0 }, (t) => (t ? t.toFixed(1) : "0, the most probable"),
+  (t) => { temperature = t; again(); });
+const undo = el("button", { type: "button", onclick: () => { [forced, covered] = [[], []]; again(); play.focus(); } }, "undo what I changed");
+const settings = el("div", { class: "controls" }, paces, arcsOf, heat);
+const box = el("input", { type: "text", autocomplete: "off", autocapitalize: "none", spellcheck: "false", maxlength: 80 });
+box.addEventListener("input", () => fetchModel().catch((error) => { answer.textContent = error.message; }));
+const words = choice(live ? "or" : "word", data.words.map((each) => each.name), (i) => { asked++; begin(data.words[i], false); });
+const form = el("form", { class: "controls", onsubmit: (event) => { event.preventDefault(); ask(box.value); } },
+  ...(live ? [el("label", { class: "control" }, "a word", box), el("button", { type: "submit" }, "say it")] : []), words, progress);
+const scroll = (label, ...inside) => el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, ...inside);
+stage.append(form, answer, scroll("letters, arcs and sounds", scene), walk, candidates, settings, line,
+  el("details", null, el("summary", null, "All steps as a table"), scroll("all steps as a table", table)));
+paces.querySelector("select").selectedIndex = 1;
+arcsOf.querySelector("select").selectedIndex = data.layer === null ? 0 : data.layer + 1;
+label();
+heat.move();
+walk.go(run.steps.length);
+new ResizeObserver(drawArcs).observe(scene);
+if (data.plays && motion()) start();
