@@ -3,11 +3,13 @@
 import inspect
 import json
 import pkgutil
+import re
 import shutil
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 
+import yaml
 from docutils import nodes
 from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
@@ -160,6 +162,99 @@ def described(module):
 ```"""
 
 
+WORDS_A_MINUTE, LINES_A_MINUTE = 200, 12    # of prose, and of code that is shown
+
+
+def minutes_of(cells):
+    "How long a notebook takes to read, in whole minutes: its prose, and the code that is not folded."
+    hidden = {"remove-cell", "hide-input", "hide-cell"}
+    words = sum(len("".join(cell["source"]).split()) for cell in cells if cell["cell_type"] == "markdown")
+    shown = [cell for cell in cells if cell["cell_type"] == "code" and not hidden & {*cell["metadata"].get("tags", [])}]
+    return round(words / WORDS_A_MINUTE + sum(len(cell["source"]) for cell in shown) / LINES_A_MINUTE)
+
+
+def course():
+    "The parts of the book with their chapters: (caption, [(page, title, promise, minutes), ...]) each."
+    parts = []
+    for part in yaml.safe_load((NOTEBOOKS.parent / "_toc.yml").read_text(encoding="utf-8"))["parts"]:
+        pages = [entry["file"] for entry in part["chapters"]]
+        if pages[0].startswith("notebooks/"):
+            parts.append((part["caption"], [(page, *told(page)) for page in pages]))
+    return parts
+
+
+def told(page):
+    "Title, promise and minutes of a chapter."
+    cells = json.loads((NOTEBOOKS.parent / f"{page}.ipynb").read_text(encoding="utf-8"))["cells"]
+    head = "".join(cells[0]["source"])
+    promise = " ".join(re.findall(r"^> (.*)", head, re.M))
+    return re.search(r"^# (.*)", head)[1], promise, minutes_of(cells)
+
+
+class MystDirective(SphinxDirective):
+    "A directive that writes MyST."
+
+    def run(self):
+        found = nodes.Element()
+        lines = StringList(self.text().splitlines(), self.get_source_info()[0])
+        self.state.nested_parse(lines, 0, found, match_titles=True)
+        return found.children
+
+
+class CourseMap(MystDirective):
+    "The map of the model, each box a link to its chapter, and beside it the chapters by part with their minutes."
+
+    def run(self):
+        from annotated_decoder.teaching.diagrams import you_are_here
+
+        pages = [page for _, chapters in course() for page, *_ in chapters]
+        uri = self.env.app.builder.get_relative_uri
+        links = {page.split("/")[-1].split("_", 1)[1]: uri(self.env.docname, page) for page in pages}
+        drawn = nodes.raw("", you_are_here(links=links)._repr_html_(), format="html")
+        listed = nodes.container("", *super().run())
+        return [nodes.container("", nodes.container("", drawn), listed, classes=["course-map"])]
+
+    def text(self):
+        parts, number, lines = course(), 0, []
+        total = sum(minutes for _, chapters in parts for *_, minutes in chapters)
+        lines += [f"{sum(len(c) for _, c in parts)} chapters, about {round(total / 60)} hours to read.", ""]
+        for caption, chapters in parts:
+            lines += [f"**{caption}**", ""]
+            for page, title, _, minutes in chapters:
+                lines.append(f"{number}. [{title}](../{page}.ipynb), {minutes} minutes")
+                number += 1
+            lines.append("")
+        return "\n".join(lines)
+
+
+class ModelScore(MystDirective):
+    "How often the shipped model is wrong, from the notes in its file."
+
+    def text(self):
+        from annotated_decoder.pronunciation.model import pronouncer
+
+        test = pronouncer().notes["test"]
+        words, plain, stress = test["stressless"]["words"], test["stressless"]["wer"], test["stressed"]["wer"]
+        return (
+            f"Of {words:,} words that it has never seen, the model says {100 * (1 - plain):.0f} % "
+            f"as the dictionary does, and {100 * (1 - stress):.0f} % with the right stress too; "
+            "[its card](../notebooks/pronunciation/model_card.ipynb) says where it fails, and how others do."
+        )
+
+
+class ClaimCards(MystDirective):
+    "The rows of the page of claims as cards that unfold from what is told to what is precise."
+
+    def text(self):
+        page = (NOTEBOOKS.parent / "book" / "claims.md").read_text(encoding="utf-8")
+        rows = [[part.strip() for part in row.strip("|").split("|")] for row in re.findall(r"^\| \[N.*", page, re.M)]
+        cards = [
+            f":::{{dropdown}} {usual}\n{precise} Checked in [{chapter}]({re.search(r'[(](.*)[)]', link)[1]}).\n:::"
+            for link, usual, precise, chapter in rows
+        ]
+        return "\n\n".join(cards)
+
+
 class LiveInstrument(SphinxDirective):
     """The instrument with a box to type into; its script and style are files beside the page, not text in it.
 
@@ -234,6 +329,9 @@ def setup(app):
     app.connect("build-finished", write_live_files)
     app.add_directive("public-names", PublicNames)
     app.add_directive("live-instrument", LiveInstrument)
+    app.add_directive("course-map", CourseMap)
+    app.add_directive("model-score", ModelScore)
+    app.add_directive("claim-cards", ClaimCards)
     for transform in (HideDirectives, LabelFoldedCells, LocalBadge, DemandAlt):
         app.add_transform(transform)
     return {"version": "1", "parallel_read_safe": True}

@@ -47,14 +47,15 @@ LIT_ARROWS = {
 }
 
 # %% ../../../notebooks/teaching/diagrams.ipynb #you-are-here
-def you_are_here(chapter: str) -> Diagram:
+def you_are_here(chapter: str = "", links: Mapping[str, str] = {}) -> Diagram:
     """The whole encoder–decoder with the parts of one chapter lit, and the shapes of what flows between them.
 
+    With `links`, from chapters to addresses, a box leads to the first chapter that lights it and has one.
     Raises ValueError for a chapter that lights nothing.
     Appendix *Diagrams*.
     """
     lit = [name for name, (*_, chapters) in BOXES.items() if chapter in chapters.split()]
-    if not lit:
+    if chapter and not lit:
         raise ValueError(f"no box is lit by {chapter!r}; add it to BOXES")
     lit_arrow = LIT_ARROWS.get(chapter, "")
     diagram = Diagram(492, 678, (
@@ -62,10 +63,11 @@ def you_are_here(chapter: str) -> Diagram:
         "encoder layers and become the memory. On the right, the target tokens so far pass the target embedding and "
         "the decoder layers, each of causal self-attention, cross-attention, which reads the memory, and "
         "feed-forward, then the linear projection and softmax; the next token is chosen and goes back in. "
-        f"Lit: {', '.join([*lit, *[lit_arrow][: bool(lit_arrow)]])}."))    # fmt: skip
+        + f"Lit: {', '.join([*lit, *[lit_arrow][: bool(lit_arrow)]])}." * bool(chapter)))    # fmt: skip
     diagram.group(246, 208, 205, 326, "decoder layer\n× n")
-    for name, (x, y, width, text, _) in BOXES.items():
-        diagram.box(name, x, y, width, 34 if "\n" not in text else 44, text, lit=name in lit)
+    for name, (x, y, width, text, chapters) in BOXES.items():
+        href = next((links[each] for each in chapters.split() if each in links), "")
+        diagram.box(name, x, y, width, 34 if "\n" not in text else 44, text, lit=name in lit, href=href)
     for start, end, shape in ARROWS:
         diagram.arrow(start, end, label=shape)
     boxes = diagram.boxes

@@ -108,6 +108,7 @@ class Box:
     text: str
     lit: bool = False
     dashed: bool = False
+    href: str = ""                                                  # where a click on it leads
 
     def edge(self, side: str, along: _Number = 0.5) -> _Point:
         "A point on the left, right, top or bottom edge, this part of the way from its left or upper end."
@@ -130,7 +131,8 @@ class Box:
         dashes = ' stroke-dasharray="5 4"' if self.dashed else ""
         middle = (self.x + self.width / 2, self.y + self.height / 2)
         text = _write_text(*middle, self.text, size=13, bold=self.lit, color=INK if self.lit else "currentColor")
-        return f'<rect {place} {look} stroke="currentColor"{dashes}/>{text}'
+        drawn = f'<rect {place} {look} stroke="currentColor"{dashes}/>{text}'
+        return f'<a href="{escape(self.href)}">{drawn}</a>' if self.href else drawn
 
 # %% ../../../notebooks/teaching/drawing.ipynb #text
 def _write_text(
@@ -202,9 +204,9 @@ class Diagram:
         self.drawn: list[str] = []
 
     def box(
-        self, name: str, x: _Number, y: _Number, width: _Number, height: _Number = 34, text: str = "", **look: bool
+        self, name: str, x: _Number, y: _Number, width: _Number, height: _Number = 34, text: str = "", **look: Any
     ) -> Box:
-        "A box with a text, its name unless given; `lit` fills it, `dashed` breaks its outline."
+        "A box with a text, its name unless given; `lit` fills it, `dashed` breaks its outline, `href` makes it a link."
         if name in self.boxes:
             raise ValueError(f"there is a box {name!r} already; give each a name of its own")
         box = self.boxes[name] = Box(x, y, width, height, text or name, **look)
@@ -238,8 +240,9 @@ class Diagram:
     def _repr_html_(self) -> str:
         least = round(self.width * 9 / 12.5)                        # here the smallest text is 9 pixels high
         reached = ' tabindex="0"' if least > 356 else ""            # what scrolls on a phone is for the keyboard, too
+        role = "group" if any(box.href for box in self.boxes.values()) else "img"    # a picture has no links in it
         return (
-            f'<div style="overflow-x: auto"{reached}><svg role="img" aria-label="{escape(self.alt)}" '
+            f'<div style="overflow-x: auto"{reached}><svg role="{role}" aria-label="{escape(self.alt)}" '
             f'viewBox="0 0 {self.width:g} {self.height:g}" width="{self.width:g}" height="{self.height:g}" '
             f'style="display: block; margin: auto; max-width: 100%; min-width: {least}px; height: auto" '
             f'font-family="{_FONT}">{"".join(self.drawn)}</svg></div>'
