@@ -15,6 +15,7 @@ import torch
 from ..encoder_outputs import END, START
 from ..generation import generate_steps
 from ..looking_inside import record_attention
+from ..pronunciation.phonemes import PHONEMES
 from ..softmax import softmax
 from .interactive import Piece, read_piece_file, still_table
 from ..trained.model_file import TrainedModel
@@ -79,6 +80,7 @@ def instrument(
     data = {
         "words": told, "symbols": list(trained.target.symbols), "end": trained.target.symbols[END], "layers": n_layers,
         "heads": n_heads, "layer": layer, "plays": plays, "live": live, "bytes": _bytes_of(trained),
+        "as_in": _as_in(trained.target.symbols),
     }    # fmt: skip
     script, style = read_piece_file("instrument.js"), read_piece_file("instrument.css")
     return Piece(label, data, _still(trained, words[0], runs[words[0]], letters[words[0]], layer), script, style)
@@ -92,6 +94,13 @@ def show(trained: TrainedModel, *words: str, layer: int | None = None) -> Piece:
 def _bytes_of(trained: TrainedModel) -> int:
     "How long the model's file is, nearly: two bytes a number."
     return 2 * sum(parameter.numel() for parameter in trained.model.parameters())
+
+
+def _as_in(symbols: Sequence[str]) -> dict[str, str]:
+    "For those that are phonemes, a word with that sound."
+    words = {symbol: word for symbol, (_, word) in PHONEMES.items()}
+    spoken = {symbol: words.get(symbol.rstrip("012")) for symbol in symbols} | {"AH0": "about", "ER0": "letter"}
+    return {symbol: word for symbol, word in spoken.items() if word and symbol in symbols}
 
 
 def _still(trained: TrainedModel, word: str, run: Sequence[dict[str, Any]], letters: Sequence[str],

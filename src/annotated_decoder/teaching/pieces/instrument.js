@@ -23,7 +23,8 @@ const best = (p) => [...p.keys()].sort((a, b) => p[b] - p[a]);
 let model = null, coming = null, asked = 0;
 const answer = el("p", { class: "answer", role: "alert" }), progress = el("span", { class: "loading" });
 const load = async () => {
-  const [decoder, file] = await Promise.all([import(new URL("decoder.js", book)), fetch(new URL("pronouncer.safetensors", book))]);
+  const [code, weights] = ["decoder.js", "pronouncer.safetensors"].map((name) => new URL(name, book));
+  const [decoder, file] = await Promise.all([import(code), fetch(weights)]);
   if (!file.ok) throw new Error(`the server answers ${file.status}`);
   const bar = el("progress", { max: data.bytes, value: 0, "aria-label": "loading the model" }), parts = [];
   progress.append(bar, ` the model, ${(data.bytes / 1e6).toFixed(1)} MB, once`);
@@ -64,7 +65,8 @@ const choose = (logits, position) => forced[position]
   ?? (temperature ? drawn(softmax([...logits])) : model.greedy(logits));
 const computed = () => {
   const steps = model.generate(model.net, model.net.encode(word.letters), { choose, hidden: covered });
-  return { source: [...word.letters, data.end], steps: [...steps].map((step) => ({ ...step, logits: [...step.logits] })) };
+  const plain = [...steps].map((step) => ({ ...step, logits: [...step.logits] }));
+  return { source: [...word.letters, data.end], steps: plain };
 };
 const recorded = () => {
   const position = forced.length - 1, other = word.other?.[`${position}:${forced[position]}`];
@@ -97,15 +99,16 @@ const looked = ({ attention }) => {
 const viewName = ([layer, head]) => (layer === null ? "all layers and heads, mean"
   : `layer ${layer}, ${head === null ? "mean of its heads" : `head ${head}`}`);
 
+const button = (inside, act, attributes) => el("button", { type: "button", onclick: act, ...attributes }, ...inside);
 const drawLetters = () => letters.replaceChildren(...run.source.map((letter, i) => {
   if (!typed()) return el("span", { class: "tile letter" }, letter);
   const flip = () => { covered[i] = !covered[i]; again(); letters.children[i].focus(); };
-  return el("button", { type: "button", class: "tile letter", "aria-pressed": Boolean(covered[i]), title: "cover it", onclick: flip }, letter);
+  return button([letter], flip, { class: "tile letter", "aria-pressed": Boolean(covered[i]), title: "cover it" });
 }));
 const drawSounds = () => sounds.replaceChildren(...run.steps.map(({ token }, i) => (i > at
   ? el("span", { class: "tile sound later", "aria-hidden": "true" }, "·")
-  : el("button", { type: "button", class: "tile sound", "aria-current": i === at ? "step" : null,
-    onclick: () => { stop(); walk.go(i + 1); sounds.children[i].focus(); } }, name(token)))));
+  : button([name(token)], () => { stop(); walk.go(i + 1); sounds.children[i].focus(); },
+    { class: "tile sound", "aria-current": i === at ? "step" : null }))));
 const drawArcs = () => {
   const left = scene.getBoundingClientRect().left, tall = arcs.clientHeight;
   const middle = (tile) => { const box = tile.getBoundingClientRect(); return box.left - left + box.width / 2; };
@@ -116,12 +119,17 @@ const drawArcs = () => {
     return el("svg:path", { d, class: i === at ? "now" : "past", "stroke-width": 1 + 11 * weight });
   })));
 };
-const canTake = (token) => typed() || token === run.steps[at].token || token === word.steps[at]?.token && !forced.slice(0, at).length
-  || at < (forced.length || Infinity) && Boolean(word.other?.[`${at}:${token}`]);
+// Of a word that nobody typed only what was recorded can be taken: the run itself, and one other choice in it.
+const canTake = (token) => {
+  if (typed() || token === run.steps[at].token) return true;
+  if (forced.length && at >= forced.length) return false;
+  return token === word.steps[at].token || Boolean(word.other[`${at}:${token}`]);
+};
 const take = (token) => {
   stop();
   if (!canTake(token) || token === run.steps[at].token) return;
-  forced = !typed() && token === word.steps[at].token ? [] : [...run.steps.slice(0, at).map((step) => step.token), token];
+  const itself = !typed() && token === word.steps[at].token;
+  forced = itself ? [] : [...run.steps.slice(0, at).map((step) => step.token), token];
   again();
   candidates.querySelector('[aria-pressed="true"]').focus();
 };
@@ -131,8 +139,9 @@ const drawCandidates = () => {
   candidates.replaceChildren(...some.map((each) => {
     const level = el("span", { class: "level", "aria-hidden": "true" });
     level.style.setProperty("--p", p[each]);
-    return el("button", { type: "button", class: "candidate", "aria-pressed": each === token, "aria-disabled": !canTake(each),
-      onclick: () => take(each) }, el("span", { class: "tile sound" }, name(each)), level, el("span", null, shown(p[each])));
+    const inside = [el("span", { class: "tile sound" }, name(each)), level, el("span", null, shown(p[each]))];
+    const state = { class: "candidate", "aria-pressed": each === token, "aria-disabled": !canTake(each) };
+    return button(inside, () => take(each), state);
   }));
 };
 const drawTable = () => {
@@ -148,13 +157,15 @@ const drawTable = () => {
 };
 const inWords = () => {
   const { logits, token } = run.steps[at], p = softmax(logits), row = looked(run.steps[at]), letter = largest(row);
-  const before = run.steps.slice(0, at).map((step) => name(step.token)).join(" ");
+  const before = run.steps.slice(0, at).map((step) => name(step.token)).join(" "), after = before && `after ${before} `;
   const who = at === forced.length - 1 ? "you chose" : temperature && typed() ? "it draws" : "it says";
+  const asIn = data.as_in[name(token)], what = token === END ? "that the word has ended" : name(token);
+  const heated = temperature ? ` at temperature ${temperature}` : "";
   const [second, third] = best(p).filter((each) => each !== token).map((each) => `${name(each)} ${shown(p[each])}`);
-  return `Step ${at + 1} of ${run.steps.length}: ${before ? `after ${before} ` : ""}${who} ${token === END ? "that the word has ended" : name(token)}, `
-    + `probability ${shown(p[token])}${temperature ? ` at temperature ${temperature}` : ""}; then come ${second} and ${third}. `
-    + `It looks most at ${run.source[letter]}, weight ${row[letter].toFixed(2)} (${viewName(view)}).`
-    + (at === run.steps.length - 1 && token !== END ? " No position is left: it found no end." : "");
+  const stuck = at === run.steps.length - 1 && token !== END ? " No position is left: it found no end." : "";
+  return `Step ${at + 1} of ${run.steps.length}: ${after}${who} ${what}${asIn ? `, as in ${asIn}` : ""}, `
+    + `probability ${shown(p[token])}${heated}; then come ${second} and ${third}. `
+    + `It looks most at ${run.source[letter]}, weight ${row[letter].toFixed(2)} (${viewName(view)}).${stuck}`;
 };
 const redraw = () => {
   for (const part of [drawLetters, drawSounds, drawCandidates, drawTable, drawArcs]) part();
@@ -164,12 +175,12 @@ const redraw = () => {
 
 // ---- What can be done ----
 const walk = stepper("step", (n) => { at = n; redraw(); });
-const play = el("button", { type: "button", onclick: () => (playing ? stop() : start()) });
+const play = button([], () => (playing ? stop() : start()));
 const label = () => { play.textContent = playing ? "pause" : `play ${pace}`; };
 const stop = () => { clearTimeout(playing); playing = 0; label(); };
 const start = () => {
   if (at === run.steps.length - 1) walk.go(1);
-  const wait = () => { playing = setTimeout(tick, { slowly: 1500, steadily: 800, quickly: 300 }[pace]); };
+  const wait = () => { playing = setTimeout(tick, PACES[pace]); };
   const tick = () => {
     walk.go(at + 2);
     if (at < run.steps.length - 1) wait(); else stop();
@@ -177,24 +188,39 @@ const start = () => {
   wait();
   label();
 };
-for (const event of ["pointerdown", "keydown"]) walk.addEventListener(event, ({ target }) => { if (target !== play) stop(); });
+const byHand = ({ target }) => { if (target !== play) stop(); };
+for (const event of ["pointerdown", "keydown"]) walk.addEventListener(event, byHand);
 walk.append(play);
-const paces = choice("pace", ["slowly", "steadily", "quickly"], (i) => { pace = ["slowly", "steadily", "quickly"][i]; label(); });
+const PACES = { slowly: 1500, steadily: 800, quickly: 300 };        // milliseconds a step
+const paces = choice("pace", Object.keys(PACES), (i) => { pace = Object.keys(PACES)[i]; label(); });
 const views = [[null, null]];
 for (let layer = 0; layer < data.layers; layer++) views.push([layer, null]);
 for (let i = 0; i < data.layers * data.heads; i++) views.push([Math.floor(i / data.heads), i % data.heads]);
 const arcsOf = choice("arcs show", views.map(viewName), (i) => { view = views[i]; redraw(); });
-const heat = slider("temperature", { min: 0, max: 2, step: 0.1, value: 0 }, (t) => (t ? t.toFixed(1) : "0, the most probable"),
-  (t) => { temperature = t; again(); });
-const undo = el("button", { type: "button", onclick: () => { [forced, covered] = [[], []]; again(); play.focus(); } }, "undo what I changed");
+const heat = slider("temperature", { min: 0, max: 2, step: 0.1, value: 0 },
+  (t) => (t ? t.toFixed(1) : "0, the most probable"), (t) => { temperature = t; again(); });
+const undo = button(["undo what I changed"], () => { [forced, covered] = [[], []]; again(); play.focus(); });
 const settings = el("div", { class: "controls" }, paces, arcsOf, heat);
-const box = el("input", { type: "text", autocomplete: "off", autocapitalize: "none", spellcheck: "false", maxlength: 80 });
+const box = el("input",
+  { type: "text", autocomplete: "off", autocapitalize: "none", spellcheck: "false", maxlength: 80 });
 box.addEventListener("input", () => fetchModel().catch((error) => { answer.textContent = error.message; }));
-const words = choice(live ? "or" : "word", data.words.map((each) => each.name), (i) => { asked++; begin(data.words[i], false); });
-const form = el("form", { class: "controls", onsubmit: (event) => { event.preventDefault(); ask(box.value); } },
-  ...(live ? [el("label", { class: "control" }, "a word", box), el("button", { type: "submit" }, "say it")] : []), words, progress);
-const scroll = (label, ...inside) => el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, ...inside);
-stage.append(form, answer, scroll("letters, arcs and sounds", scene), walk, candidates, settings, line,
+const words = choice(live ? "or" : "word", data.words.map((each) => each.name), (i) => {
+  asked++;
+  begin(data.words[i], false);
+});
+const typing = live ? [el("label", { class: "control" }, "a word", box), el("button", { type: "submit" }, "say it")] : [];
+const submitted = (event) => { event.preventDefault(); ask(box.value); };
+const form = el("form", { class: "controls", onsubmit: submitted }, ...typing, words, progress);
+const legend = el("p", { class: "legend" }, [
+  "Square tiles are letters, round ones sounds.",
+  Object.keys(data.as_in).length ? "A digit is a vowel's stress: 1 is strong, 0 none." : "",
+  "An arc is the thicker, the more a sound looks at a letter.",
+  "Press another candidate, and see what would follow.",
+  live ? "Press a letter of a word that you typed, to cover it." : "",
+].filter(Boolean).join(" "));
+const scroll = (label, inside) =>
+  el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, inside);
+stage.append(form, answer, scroll("letters, arcs and sounds", scene), walk, candidates, settings, line, legend,
   el("details", null, el("summary", null, "All steps as a table"), scroll("all steps as a table", table)));
 paces.querySelector("select").selectedIndex = 1;
 arcsOf.querySelector("select").selectedIndex = data.layer === null ? 0 : data.layer + 1;
