@@ -1,0 +1,227 @@
+"""The instrument on the first page, with the model behind it: typed into, changed, cut off from its files."""
+
+import functools
+import http.server
+import re
+import threading
+
+import pytest
+import torch
+from browsing import HTML, Quiet, listen
+
+from annotated_decoder.encoder_outputs import END
+from annotated_decoder.pronunciation.model import pronounce, pronouncer
+from annotated_decoder.teaching.instrument import record_run
+
+PAGE = "book/index.html"
+FILES = ["decoder.js", "pronouncer.safetensors"]
+
+
+@pytest.fixture
+def opened(browser, site):
+    "A function that opens the first page: its tab, the instrument, what the console complains of, what was asked for."
+    contexts = []
+
+    def open_page(site=site, before=lambda tab: None, **settings):
+        contexts.append(browser.new_context(**{"reduced_motion": "reduce"} | settings))
+        tab, asked = contexts[-1].new_page(), []
+        complaints, _ = listen(tab)
+        tab.on("request", lambda request: asked.append(request.url.split("?")[0].rpartition("/")[2]))
+        before(tab)
+        tab.goto(site + PAGE, wait_until="load")
+        return tab, tab.locator(".annotated-piece").first, complaints, asked
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+def say(root, word):
+    root.get_by_label("a word").fill(word)
+    root.get_by_label("a word").press("Enter")
+
+
+def wait_for(tab, root, letters):
+    "Until these letters stand there."
+    shown = f"[...document.querySelectorAll('.letter')].slice(0, -1).map(e => e.textContent).join('') === '{letters}'"
+    tab.wait_for_function(shown)
+
+
+def said(root):
+    return root.locator(".tiles .sound").all_inner_texts()
+
+
+def symbols(run):
+    return [pronouncer().target.symbols[step["token"]] for step in run]
+
+
+def test_nothing_is_loaded_before_the_first_key_and_then_two_files_once(opened):
+    tab, root, complaints, asked = opened()
+    assert not set(FILES) & set(asked)
+    root.get_by_label("a word").press_sequentially("c")
+    tab.wait_for_function("!document.querySelector('.annotated-piece progress')")
+    root.get_by_label("a word").press_sequentially("at")
+    say(root, "cat")
+    wait_for(tab, root, "cat")
+    assert sorted(name for name in asked if name in FILES) == FILES and complaints == []
+
+
+@pytest.mark.parametrize("typed", ["nebula", "Chatbot", "naïve", "rhythm", "transformer", "q"])
+def test_a_typed_word_is_said_as_the_package_says_it(opened, typed):
+    tab, root, complaints, _ = opened()
+    say(root, typed)
+    plain = typed.lower().replace("ï", "i")
+    wait_for(tab, root, plain)
+    assert said(root) == [*pronounce(plain), "</s>"]
+    p = torch.tensor(record_run(pronouncer(), plain)[-1]["logits"]).softmax(-1)[END]
+    assert f"probability {p:.2f}" in root.get_by_role("status").inner_text() and complaints == []
+
+
+def test_another_candidate_changes_what_follows_and_can_be_taken_back(opened):
+    tab, root, _, _ = opened()
+    say(root, "read")
+    wait_for(tab, root, "read")
+    before = said(root)
+    root.locator(".tiles .sound").nth(1).click()
+    root.locator(".candidate", has_text="IY1").click()
+    tokens = [pronouncer().target.symbols.index(symbol) for symbol in (before[0], "IY1")]
+    other = symbols(record_run(pronouncer(), "read", tokens))
+    assert "you chose IY1, as in see" in root.get_by_role("status").inner_text()
+    root.get_by_role("button", name="last").click()
+    assert said(root) == other != before
+    root.get_by_role("button", name="undo").click()
+    assert said(root) == before and root.get_by_role("button", name="undo").count() == 0
+
+
+def test_a_covered_letter_is_not_looked_at_and_may_change_the_word(opened):
+    tab, root, _, _ = opened()
+    say(root, "knight")
+    wait_for(tab, root, "knight")
+    before = said(root)
+    for letter in (2, 3, 4):
+        root.locator(".tiles .letter").nth(letter).click()
+        assert tab.evaluate("document.activeElement.textContent") == "knight"[letter]    # the focus stays on it
+    root.locator("summary").click()
+    weights = root.locator("tbody tr").evaluate_all("rows => rows.map(r => [...r.cells].map(c => c.textContent))")
+    assert all(row[2:][letter] == "0.00" for row in weights for letter in (2, 3, 4))
+    assert said(root) != before
+    root.get_by_role("button", name="undo").click()
+    assert said(root) == before
+
+
+def test_a_temperature_above_zero_draws_and_zero_does_not(opened):
+    tab, root, _, _ = opened()
+    say(root, "daughter")
+    wait_for(tab, root, "daughter")
+    plain, heat = said(root), root.get_by_label("temperature")
+    heat.press("End")
+    drawn = set()
+    for _ in range(12):
+        say(root, "daughter")
+        tab.wait_for_timeout(100)
+        drawn.add(tuple(said(root)))
+    assert len(drawn) > 3 and "at temperature 2" in root.get_by_role("status").inner_text()
+    heat.press("Home")
+    assert said(root) == plain
+
+
+REFUSED = {
+    "": "Type a word.", "two words": "One word at a time", "r2d2": "letters and no numbers", "x+y": "never seen “+”",
+    "слово": "never seen “с”", "a" * 60: "60 letters; the model reads at most 47",
+}  # fmt: skip
+
+
+def test_what_cannot_be_said_is_answered_beside_the_box_and_the_last_word_stays(opened):
+    tab, root, complaints, _ = opened()
+    say(root, "cat")
+    wait_for(tab, root, "cat")
+    before = said(root)
+    for word, sentence in REFUSED.items():
+        say(root, word)
+        tab.wait_for_timeout(50)
+        assert sentence in root.get_by_role("alert").inner_text() and said(root) == before, word
+    say(root, "dog")
+    wait_for(tab, root, "dog")
+    assert root.get_by_role("alert").inner_text() == "" and complaints == []
+
+
+def test_a_new_word_cancels_one_that_waits_for_the_model(opened):
+    release = []
+
+    def hold(tab):
+        tab.route("**/pronouncer.safetensors", lambda route: release.append(route))
+
+    tab, root, _, _ = opened(before=hold)
+    for word in ("first", "second"):
+        say(root, word)
+    while not release:
+        tab.wait_for_timeout(20)
+    release[0].continue_()
+    wait_for(tab, root, "second")
+    tab.wait_for_timeout(300)
+    assert said(root) == [*pronounce("second"), "</s>"]
+
+
+def test_a_new_word_cancels_one_that_is_being_played(opened):
+    tab, root, _, _ = opened(reduced_motion="no-preference")
+    say(root, "electricity")
+    wait_for(tab, root, "electricity")
+    say(root, "cat")
+    wait_for(tab, root, "cat")
+    tab.wait_for_timeout(4 * 900)
+    assert said(root) == ["K", "AE1", "T", "</s>"] and root.get_by_role("button", name="play").count() == 1
+
+
+def test_it_plays_by_itself_only_where_motion_is_welcome(opened):
+    _, root, _, _ = opened()
+    shown = said(root)
+    assert len(shown) == len(set(enumerate(shown))) > 5 and "·" not in shown
+    tab, root, _, _ = opened(reduced_motion="no-preference")
+    assert "·" in said(root)
+    root.get_by_role("button", name="pause").click()
+    stopped = said(root)
+    tab.wait_for_timeout(1200)
+    assert said(root) == stopped
+
+
+def test_without_its_files_a_sentence_says_so_and_the_recorded_words_play(opened):
+    tab, root, _, _ = opened(before=lambda tab: tab.route("**/pronouncer.safetensors", lambda r: r.fulfill(status=404)))
+    say(root, "cat")
+    alert = root.get_by_role("alert")
+    tab.wait_for_function("document.querySelector('[role=alert]').textContent")
+    assert "could not be loaded (the server answers 404)" in alert.inner_text()
+    root.locator("form select").select_option(label="read")
+    assert said(root)[0] == "R"
+    tab.unroute("**/pronouncer.safetensors")
+    say(root, "cat")    # and the next try asks again
+    wait_for(tab, root, "cat")
+
+
+def test_a_page_opened_from_the_disk_plays_the_recorded_words(opened):
+    tab, root, complaints, asked = opened(site=HTML.as_uri() + "/")
+    assert root.get_by_label("a word").count() == 0 and not set(FILES) & set(asked)
+    root.get_by_label("word").select_option(label="read")
+    root.get_by_role("button", name="first").click()
+    root.get_by_role("button", name="next").click()
+    root.locator(".candidate", has_text="IY1").click()
+    assert "you chose IY1" in root.get_by_role("status").inner_text()
+    assert [text for text in complaints if "instrument" in text or "exception" in text] == []
+
+
+class Strict(Quiet):
+    def end_headers(self):
+        self.send_header("Content-Security-Policy", "default-src 'self'")
+        super().end_headers()
+
+
+def test_it_works_where_a_page_may_run_nothing_but_its_own_files(opened):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Strict, directory=HTML))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    tab, root, complaints, _ = opened(site=f"http://127.0.0.1:{server.server_port}/")
+    say(root, "nebula")
+    wait_for(tab, root, "nebula")
+    assert said(root) == [*pronounce("nebula"), "</s>"]
+    bars = root.locator(".level").evaluate_all("all => all.map(e => getComputedStyle(e).backgroundSize)")
+    assert len({re.match(r"[\d.]+%|[\d.]+px", bar)[0] for bar in bars}) > 1, bars
+    assert [text for text in complaints if "instrument" in text or "decoder" in text] == []
+    server.shutdown()
