@@ -5,10 +5,13 @@ import json
 import pkgutil
 import re
 import shutil
+import unicodedata
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 
+import fontTools.subset
+import latex2mathml.converter
 import yaml
 from docutils import nodes
 from docutils.parsers.rst import directives
@@ -71,6 +74,23 @@ class LabelFoldedCells(SphinxTransform):
 
 def is_import(cell):
     return cell.get("prompt_show") == "Imports" and len(cell) == 1    # one child: the code, and no output
+
+
+class SayReadingTime(SphinxTransform):
+    "Beside how long a chapter runs, how long it takes to read."
+
+    default_priority = 420
+
+    def apply(self):
+        if number_of(self.env.docname) is None:
+            return
+        *_, minutes = told(self.env.docname)
+        for line in self.document.findall(nodes.emphasis):
+            if line.astext().startswith("Runs in"):
+                runs = line.astext()
+                line.clear()
+                line += nodes.Text(f"About {minutes} minutes to read; r{runs[1:]}")
+                return
 
 
 class LocalBadge(SphinxTransform):
@@ -183,6 +203,12 @@ def course():
     return parts
 
 
+def number_of(page):
+    "A chapter's number, which stands in its file's name; None for another page."
+    found = re.search(r"(?:^|/)(\d\d)_", page)
+    return found and int(found[1])
+
+
 def told(page):
     "Title, promise and minutes of a chapter."
     cells = json.loads((NOTEBOOKS.parent / f"{page}.ipynb").read_text(encoding="utf-8"))["cells"]
@@ -215,14 +241,13 @@ class CourseMap(MystDirective):
         return [nodes.container("", nodes.container("", drawn), listed, classes=["course-map"])]
 
     def text(self):
-        parts, number, lines = course(), 0, []
+        parts, lines = course(), []
         total = sum(minutes for _, chapters in parts for *_, minutes in chapters)
         lines += [f"{sum(len(c) for _, c in parts)} chapters, about {round(total / 60)} hours to read.", ""]
         for caption, chapters in parts:
             lines += [f"**{caption}**", ""]
             for page, title, _, minutes in chapters:
-                lines.append(f"{number}. [{title}](../{page}.ipynb), {minutes} minutes")
-                number += 1
+                lines.append(f"{number_of(page)}. [{title}](../{page}.ipynb), {minutes} minutes")
             lines.append("")
         return "\n".join(lines)
 
@@ -315,6 +340,78 @@ def keep_stars(app, what, name, obj, options, lines):
     lines[:] = [line.replace("(*", r"(\*") for line in lines]
 
 
+def mathml(latex, display):
+    "A formula as browsers draw it themselves, and screen readers read it: no script, no raw LaTeX without one."
+    return latex2mathml.converter.convert(latex, display=display)
+
+
+def write_math(self, node):
+    self.body.append(f'<span class="math">{mathml(node.astext(), "inline")}</span>')
+    raise nodes.SkipNode
+
+
+def write_math_block(self, node):
+    self.body.append(self.starttag(node, "div", CLASS="math", tabindex="0", role="group"))
+    self.body.append(f"{mathml(node.astext(), 'block')}</div>")
+    raise nodes.SkipNode
+
+
+ICON = re.compile(r"\bfa-([a-z0-9-]+)")
+DRAWS_ICONS, SEARCHES = (
+    re.compile(rf"""[ \t]*<script[^>]*src="[^"]*(?:{names})\.js[^>]*></script>\n?""")
+    for names in ("scripts/fontawesome", "_static/searchtools|_static/language_data|searchindex")
+)
+
+
+def lighten(app, exception):
+    "Take from the pages what they load and never use: a script that draws icons a second time, the index of words."
+    if exception or app.builder.format != "html":
+        return
+    static, icons, signs = Path(app.outdir) / "_static", set(), set("∑∏∫√()[]{}|‖⌊⌋")
+    for page in sorted(Path(app.outdir).rglob("*.html")):
+        text = page.read_text(encoding="utf-8")
+        icons |= set(ICON.findall(text))
+        signs |= set("".join(re.findall(r"<m[ion][^>]*>([^<]*)<", text)))
+        lighter = DRAWS_ICONS.sub("", text)
+        lighter = lighter if page.name == "search.html" else SEARCHES.sub("", lighter)
+        if lighter != text:
+            page.write_text(lighter, encoding="utf-8")
+    for script in static.rglob("*theme.js"):
+        icons |= set(ICON.findall(script.read_text(encoding="utf-8")))
+    style = (static / "styles" / "pydata-sphinx-theme.css").read_text(encoding="utf-8")
+    codes = {name: chr(int(code, 16)) for rule, code in ICON_RULE.findall(style) for name in ICON.findall(rule)}
+    fonts, wanted = static / "vendor" / "fontawesome" / "webfonts", {codes[icon] for icon in icons & codes.keys()}
+    for font in sorted(fonts.glob("*.ttf")):
+        subset(font, font.with_suffix(".woff2"), wanted)
+        font.unlink()
+    subset(files("ziamath.fonts") / "STIXTwoMath-Regular.ttf", static / "math.woff2", {*signs, *map(italic, signs)})
+
+
+ICON_RULE = re.compile(r"""((?:\.fa-[a-z0-9-]+:before,?)+)\{content:"\\([0-9a-f]+)"\}""")
+
+
+def italic(sign):
+    "The mathematical italic that a browser draws for a letter alone."
+    names = [f"MATHEMATICAL ITALIC {case} {sign.upper()}" for case in ("CAPITAL", "SMALL")]
+    if sign == "h":
+        return "ℎ"
+    if "a" <= sign <= "z" or "A" <= sign <= "Z":
+        return unicodedata.lookup(names[sign.islower()])
+    if "α" <= sign <= "ω" or "Α" <= sign <= "Ω":
+        return chr(ord(sign) - ord("α") + ord("𝛼")) if sign.islower() else chr(ord(sign) - ord("Α") + ord("𝛢"))
+    return sign
+
+
+def subset(source, target, signs):
+    "A font with these signs alone, compressed; with none, an empty one."
+    options = fontTools.subset.Options(flavor="woff2", layout_features=["*"], notdef_outline=True)
+    font = fontTools.subset.load_font(str(source), options)
+    subsetter = fontTools.subset.Subsetter(options)
+    subsetter.populate(unicodes=[ord(sign) for sign in signs])
+    subsetter.subset(font)
+    fontTools.subset.save_font(font, str(target), options)
+
+
 def drop_thebe(app, config):
     "Jupyter Book always loads sphinx-thebe, which asks another host for its script; this book does not use it."
     for name, listeners in app.events.listeners.items():
@@ -327,11 +424,13 @@ def setup(app):
     app.connect("autodoc-process-docstring", keep_stars, priority=100)
     app.connect("html-page-context", keep_to_its_part)
     app.connect("build-finished", write_live_files)
+    app.connect("build-finished", lighten, priority=900)
+    app.add_html_math_renderer("mathml", (write_math, None), (write_math_block, None))
     app.add_directive("public-names", PublicNames)
     app.add_directive("live-instrument", LiveInstrument)
     app.add_directive("course-map", CourseMap)
     app.add_directive("model-score", ModelScore)
     app.add_directive("claim-cards", ClaimCards)
-    for transform in (HideDirectives, LabelFoldedCells, LocalBadge, DemandAlt):
+    for transform in (HideDirectives, LabelFoldedCells, SayReadingTime, LocalBadge, DemandAlt):
         app.add_transform(transform)
     return {"version": "1", "parallel_read_safe": True}

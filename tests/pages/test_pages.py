@@ -52,6 +52,10 @@ def test_a_page_is_complete_quiet_and_accessible(views, site, page, view):
       return [svg.ariaLabel || "", own.width > 50 && svg.checkVisibility(), own.width <= box.width + 1 || free];
     })""")
     assert [label for label, shown, fits in diagrams if len(label.split()) < 5 or not (shown and fits)] == []
+    cut = tab.locator("article .cell_input pre").evaluate_all("""all => all
+      .filter(code => code.checkVisibility() && code.scrollWidth > code.clientWidth + 1)
+      .map(code => code.textContent.slice(0, 100))""")
+    assert cut == [], "code that has to be scrolled sideways"
     tab.evaluate(ONE_OF_EACH_COLOUR)
     found = violations(tab)
     assert found == [], "\n".join(found)
@@ -77,3 +81,86 @@ def test_the_keyboard_reaches_every_control(views, site, page):
       .filter(e => e.checkVisibility({visibilityProperty: true}))    // a section of the contents may have folded
       .map(e => e.outerHTML.slice(0, 200))""")
     assert wanted > 10 and left == []
+
+
+CHAPTERS = [page for page in PAGES if re.match(r"notebooks/\d\d_", page)]
+
+
+@pytest.mark.parametrize("page", ["book/index.html", *CHAPTERS])
+def test_a_page_is_light(browser, site, page):
+    "Bytes before anything is touched, uncompressed."
+    context = browser.new_context(reduced_motion="reduce")
+    tab, sizes = context.new_page(), {}
+    tab.on("requestfinished", lambda request: sizes.update({request.url: request.sizes()["responseBodySize"]}))
+    tab.goto(site + page, wait_until="networkidle")
+    most = 1_000_000 if page == "book/index.html" else 1_500_000
+    assert sum(sizes.values()) < most, sorted(((size, url) for url, size in sizes.items()), reverse=True)[:5]
+    context.close()
+
+
+def test_formulas_are_drawn_without_a_script(browser, site):
+    context = browser.new_context(java_script_enabled=False)
+    tab = context.new_page()
+    drawn = 0
+    for page in CHAPTERS:
+        tab.goto(site + page)
+        boxes = [formula.bounding_box() for formula in tab.locator("article math").all() if formula.is_visible()]
+        assert all(box["width"] > 3 and box["height"] > 3 for box in boxes)
+        assert not re.search(r"\\(frac|sqrt|mathrm|sum)\b", tab.locator("article").inner_text())
+        drawn += len(boxes)
+    assert drawn > 50
+    context.close()
+
+
+def test_every_icon_has_its_sign(browser, site):
+    "The icons' fonts hold nothing but what the pages show, so each of these must be in them."
+    tab = browser.new_page()
+    tab.goto(site + "notebooks/03_cross_attention.html", wait_until="networkidle")
+    missing = tab.evaluate("""async () => {
+      await document.fonts.ready;
+      const seen = new Set();
+      for (const icon of document.querySelectorAll("[class*=fa-]")) {
+        const { content, fontFamily, fontWeight } = getComputedStyle(icon, "::before");
+        if (content !== "none" && content.length === 3) seen.add(`${fontWeight} 16px ${fontFamily}|${content[1]}`);
+      }
+      const alone = [...seen].filter(each => {
+        const [font, sign] = each.split("|"), pen = document.createElement("canvas").getContext("2d");
+        pen.font = font;
+        const width = pen.measureText(sign).width;
+        pen.font = "16px serif";
+        return width === pen.measureText(sign).width;
+      });
+      return [seen.size, alone];
+    }""")
+    assert missing[0] > 8 and missing[1] == []
+    tab.close()
+
+
+def test_a_chapter_read_to_its_end_is_ticked_and_stays_so(browser, site):
+    context = browser.new_context()
+    tab = context.new_page()
+    tab.goto(site + "notebooks/01_encoder_outputs.html", wait_until="networkidle")
+    assert tab.locator(".was-read").count() == 0
+    tab.evaluate("scrollTo(0, document.body.scrollHeight)")
+    tab.wait_for_selector(".was-read", state="attached")
+    tab.goto(site + "book/index.html", wait_until="networkidle")
+    assert tab.locator("nav.bd-links a", has=tab.locator(".was-read")).all_inner_texts() == ["1 · Encoder outputs ✓"]
+    context.close()
+
+
+def test_paper_is_light_and_open_and_the_screen_is_as_before(browser, site):
+    context = browser.new_context(color_scheme="dark")
+    tab = context.new_page()
+    tab.goto(site + "notebooks/03_cross_attention.html", wait_until="networkidle")
+    folded = tab.locator("article details:not([open])").count()
+    tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    tab.emulate_media(media="print")
+    assert folded > 3 and tab.locator("article details:not([open])").count() == 0
+    assert tab.evaluate("document.documentElement.dataset.theme") == "light"
+    cut = tab.locator("article pre").evaluate_all("all => all.filter(p => p.scrollWidth > p.clientWidth + 1).length")
+    assert cut == 0
+    tab.emulate_media(media="screen")
+    tab.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert tab.locator("article details:not([open])").count() == folded
+    assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
+    context.close()
