@@ -16,6 +16,7 @@ import yaml
 from docutils import nodes
 from docutils.parsers.rst import directives
 from docutils.statemachine import StringList
+from sphinx import addnodes
 from sphinx.transforms import SphinxTransform
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
@@ -91,6 +92,41 @@ class SayReadingTime(SphinxTransform):
                 line.clear()
                 line += nodes.Text(f"About {minutes} minutes to read; r{runs[1:]}")
                 return
+
+
+# What readers look for under other words than those of a chapter's headings.
+ALSO_FOUND_UNDER = {
+    "00_one_token_at_a_time": "autoregressive, what is a decoder",
+    "01_encoder_outputs": "hidden states, vocabulary, padding",
+    "02_attention": "why sqrt, why divide by sqrt, scaled dot product, self-attention, query key value",
+    "03_cross_attention": "encoder-decoder attention",
+    "04_embedding": "positional encoding, sinusoidal",
+    "05_normalization": "layer norm, pre-norm, post-norm, residual connection, skip connection",
+    "06_decoder": "feed-forward, MLP, decoder block",
+    "07_encoder": "decoder-only, GPT, BERT",
+    "08_projection": "lm head, unembedding, logits, weight tying",
+    "09_softmax": "cross-entropy, loss",
+    "10_generation": "stop symbol, stop token, end of sequence, EOS, start symbol, BOS, inference loop",
+    "11_caching": "KV cache, key-value cache",
+    "12_strategies": "beam, beam search, sampling, temperature, top-k, top-p, nucleus sampling, greedy",
+    "13_training": "teacher forcing, learning rate, optimizer, AdamW, Muon",
+    "15_looking_inside": "interpretability, attention maps, alignment",
+    "18_pretrained": "Hugging Face, Marian, BART, T5, Whisper, checkpoints",
+}
+
+
+class AlsoFoundUnder(SphinxTransform):
+    "Entries for the index and the search, which counts them before any other word."
+
+    default_priority = 430
+
+    def apply(self):
+        words = ALSO_FOUND_UNDER.get(self.env.docname.rpartition("/")[2])
+        if not words:
+            return
+        section = next(self.document.findall(nodes.section))
+        entries = [("single", word.strip(), section["ids"][0], "main", None) for word in words.split(",")]
+        section.insert(1, addnodes.index(entries=entries))
 
 
 class LocalBadge(SphinxTransform):
@@ -431,6 +467,6 @@ def setup(app):
     app.add_directive("course-map", CourseMap)
     app.add_directive("model-score", ModelScore)
     app.add_directive("claim-cards", ClaimCards)
-    for transform in (HideDirectives, LabelFoldedCells, SayReadingTime, LocalBadge, DemandAlt):
+    for transform in (HideDirectives, LabelFoldedCells, SayReadingTime, AlsoFoundUnder, LocalBadge, DemandAlt):
         app.add_transform(transform)
     return {"version": "1", "parallel_read_safe": True}

@@ -164,3 +164,16 @@ def test_paper_is_light_and_open_and_the_screen_is_as_before(browser, site):
     assert tab.locator("article details:not([open])").count() == folded
     assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
     context.close()
+
+
+@pytest.mark.parametrize("asked, page", [
+    ("KV cache", "11_caching"), ("beam", "12_strategies"), ("why sqrt", "02_attention"), ("stop symbol", "10_generation"),
+])  # fmt: skip
+def test_the_search_finds_the_right_chapter_first(browser, site, asked, page):
+    tab = browser.new_page()
+    tab.goto(f"{site}search.html?q={asked.replace(' ', '+')}", wait_until="load")
+    tab.wait_for_selector("ul.search li p, ul.search li .context")
+    first = tab.locator("ul.search li").first
+    assert page in first.locator("a").first.get_attribute("href")
+    assert not re.search(r"\\(frac|sqrt|mathrm|sum)\b", tab.locator("ul.search").inner_text())
+    tab.close()
