@@ -134,14 +134,15 @@ def _mask_still(tokens: Sequence[str], mask: Tensor) -> str:
         found = [f"{i} {tokens[i]}" for i in range(first, len(tokens)) if row[i]]
         return html.escape(", ".join(found) or "none")
 
-    heads = ["position", "may look at", "later tokens that reach it through 1 layer", "through 4 layers"]
+    heads = ["position", "may look at", "leaks through 1 layer", "through 4 layers"]
     through = mask, reachable(mask, 4)
     lines = [
         f'<tr><th scope="row">{i} {html.escape(token)}</th><td>{named(mask[i])}</td>'
         + "".join(f"<td>{named(rows[i], i + 1)}</td>" for rows in through) + "</tr>"
         for i, token in enumerate(tokens)
     ]  # fmt: skip
-    name, head = "A mask, and what it lets through", "".join(f'<th scope="col">{text}</th>' for text in heads)
+    name = "A mask, and the later tokens that leak through it"
+    head = "".join(f'<th scope="col">{text}</th>' for text in heads)
     return (f'<p>{name}</p>\n<div class="scroll" tabindex="0" role="region" aria-label="{name}"><table>'
             f"<thead><tr>{head}</tr></thead>\n<tbody>{''.join(lines)}</tbody></table></div>")    # fmt: skip
 
