@@ -167,7 +167,8 @@ def test_paper_is_light_and_open_and_the_screen_is_as_before(browser, site):
 
 
 @pytest.mark.parametrize("asked, page", [
-    ("KV cache", "11_caching"), ("beam", "12_strategies"), ("why sqrt", "02_attention"), ("stop symbol", "10_generation"),
+    ("KV cache", "11_caching"), ("beam", "12_strategies"), ("why sqrt", "02_attention"),
+    ("stop symbol", "10_generation"),
 ])  # fmt: skip
 def test_the_search_finds_the_right_chapter_first(browser, site, asked, page):
     tab = browser.new_page()
