@@ -70,7 +70,7 @@ def _still_dials(dials: Sequence[dict], dots: Sequence[float]) -> str:
             f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"
             f"<p>The dot product of two positions' codes, k apart: {told}.</p>")
 
-# %% ../../../notebooks/teaching/storeys.ipynb #record-climb
+# %% ../../../notebooks/teaching/storeys.ipynb #climb-record
 _SUBLAYERS = {"self_attn": "self-attention", "cross_attn": "cross-attention", "ffn": "feed-forward"}
 
 
@@ -99,7 +99,7 @@ def _outputs(module: nn.Module) -> Iterator[list[Tensor]]:
     finally:
         listener.remove()
 
-
+# %% ../../../notebooks/teaching/storeys.ipynb #record-climb
 @torch.no_grad()
 def record_climb(trained: TrainedModel, word: str) -> Climb:
     """The vectors of a word, said greedily, on their way up through the decoder.
