@@ -283,7 +283,7 @@ class CourseMap(MystDirective):
         for caption, chapters in parts:
             lines += [f"**{caption}**", ""]
             for page, title, _, minutes in chapters:
-                lines.append(f"{number_of(page)}. [{title}](../{page}.ipynb), {minutes} minutes")
+                lines.append(f"- {number_of(page)} · [{title}](../{page}.ipynb), {minutes} minutes")
             lines.append("")
         return "\n".join(lines)
 
