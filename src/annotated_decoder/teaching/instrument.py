@@ -32,8 +32,9 @@ def record_run(trained: TrainedModel, word: str, chosen: Sequence[int] = ()) -> 
     source, ids = torch.tensor([trained.example(word).source]), list(chosen)
     if END not in ids and len(ids) < model.decoder.config.max_len:
         ids += [int(step.tokens) for step in generate_steps(model, source, prompt=torch.tensor([[START, *ids]]))]
+    attns: Any = [layer.cross_attn for layer in layers]
     with ExitStack() as stack:
-        seen = [stack.enter_context(record_attention(layer.cross_attn)) for layer in layers]
+        seen = [stack.enter_context(record_attention(attn)) for attn in attns]
         logits = model(source, torch.tensor([[START, *ids[:-1]]]))[0]
     attention = torch.stack([weights[0] for (weights,) in seen]).permute(2, 0, 1, 3)    # (l h t s) -> (t l h s)
     columns = {"token": ids, "logits": logits.tolist(), "attention": attention.tolist()}
