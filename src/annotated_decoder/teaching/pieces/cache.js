@@ -16,11 +16,14 @@ const rows = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-lab
 const cell = (state) => el("td", { class: state },
   el("span", { "aria-hidden": "true" }, { made: "+", kept: "✓", later: "" }[state]),
   el("span", { class: "unseen" }, { made: "made now", kept: "kept", later: "not yet" }[state]));
-const strip = (title, tokens, state) => el("table", null,
-  el("caption", null, title),
-  el("thead", null, el("tr", null, el("td"), ...tokens.map((text) => el("th", { scope: "col" }, text)))),
-  el("tbody", null, ...["key", "value"].map((name) => el("tr", null,
-    el("th", { scope: "row" }, name), ...tokens.map((_, i) => cell(state(i)))))));
+const strip = (title, where, tokens, state) => [
+  el("p", { class: "name" }, title),
+  el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Keys and values ${title}, ${where}` },
+    el("table", null,
+      el("thead", null, el("tr", null, el("td"), ...tokens.map((text) => el("th", { scope: "col" }, text)))),
+      el("tbody", null, ...["key", "value"].map((name) => el("tr", null,
+        el("th", { scope: "row" }, name), ...tokens.map((_, i) => cell(state(i)))))))),
+];
 
 const side = ({ key, title }) => {
   const cached = key === "cached";
@@ -29,9 +32,8 @@ const side = ({ key, title }) => {
   const name = `${title}, step ${at + 1}`;
   return el("section", { "aria-label": name },
     el("p", { class: "title" }, title),
-    el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Keys and values ${name}` },
-      strip("of the tokens read", word.read.map((text, i) => i > at ? "…" : text), ofToken),
-      strip("of the memory", word.source, ofMemory)));
+    ...strip("of the tokens read", name, word.read.map((text, i) => i > at ? "…" : text), ofToken),
+    ...strip("of the memory", name, word.source, ofMemory));
 };
 
 const bar = (way, { key }) => {
@@ -52,7 +54,7 @@ const sentence = () => {
 
 const draw = () => {
   sides.replaceChildren(...ways.map(side));
-  for (const box of sides.querySelectorAll(".scroll")) {             // the newest token is in sight
+  for (const box of sides.querySelectorAll(".scroll:first-of-type")) {    // the newest token is in sight
     box.scrollLeft = box.querySelectorAll("th[scope=col]")[at].offsetLeft - 0.7 * box.clientWidth;
   }
   sums.replaceChildren(
