@@ -223,7 +223,7 @@ class Moments:
         _check_words(words)
         self.trained, self.words, self.at = trained, list(words), {*at}
         self.beginning, self.taken = list(beginning), []
-        self.asked = trained.example(words[0], beginning)
+        self.asked, *_ = [trained.example(word, beginning) for word in words]
 
     def __call__(self, model: EncoderDecoder, batch: Batch, config: TrainingConfig, step: int) -> Tensor:
         if step in self.at:
