@@ -39,7 +39,7 @@ def search_beginnings(
     and at `limit` tokens. Appendix *Search, cache and training to move*.
     """
     beam: list[tuple[Said, float]] = [((), 0.0)]
-    beams = []
+    beams: list[list[tuple[Said, float]]] = []
     while len(beams) < limit and any(said[-1:] != (END,) for said, _ in beam):
         candidates = []
         for said, total in beam:
@@ -64,7 +64,8 @@ def record_beginnings(
     For every width up to this one and every length penalty. Raises ValueError for a word that it cannot read.
     Appendix *Search, cache and training to move*.
     """
-    model, found = trained.model, {}
+    model = trained.model
+    found: dict[Said, Likely] = {}
     with torch.no_grad():
         memory = model.encode(torch.tensor([trained.example(word).source]))
 
@@ -149,8 +150,10 @@ def count_decode(trained: TrainedModel, word: str, cache: Cache | None = None) -
     the `products` of a query and a key, and the `bytes` that the cache keeps. Raises ValueError for a word that the
     model cannot read. Appendix *Search, cache and training to move*.
     """
-    counted, found, read = Counter(), [], START
+    counted: Counter[str] = Counter()
+    found, read = [], START
     source = torch.tensor([trained.example(word).source])
+    layers: Any = trained.model.decoder.layers
 
     def projected(module, inputs, output):
         counted["vectors"] += output.shape[:-1].numel()             # (b t inner)
@@ -160,14 +163,14 @@ def count_decode(trained: TrainedModel, word: str, cache: Cache | None = None) -
         counted["products"] += queries.shape[1] * k.shape[:3].numel()
 
     with ExitStack() as stack:
-        for layer in trained.model.decoder.layers:
+        for layer in layers:
             for attn in (layer.self_attn, layer.cross_attn):
                 listeners = [attn.register_forward_hook(attended)]
                 listeners += [part.register_forward_hook(projected) for part in (attn.q_proj, attn.k_proj, attn.v_proj)]
                 for listener in listeners:
                     stack.callback(listener.remove)
         for step in generate_steps(trained.model, source, cache=cache):
-            kept = cache.nbytes if cache else 0
+            kept = 0 if cache is None else cache.nbytes
             chosen = int(step.tokens)
             found.append({"read": read, "chosen": chosen, "bytes": kept} | counted)
             counted.clear()
@@ -222,7 +225,8 @@ class Moments:
     ):
         _check_words(words)
         self.trained, self.words, self.at = trained, list(words), {*at}
-        self.beginning, self.taken = list(beginning), []
+        self.beginning = list(beginning)
+        self.taken: list[dict[str, Any]] = []
         self.asked, *_ = [trained.example(word, beginning) for word in words]
 
     def __call__(self, model: EncoderDecoder, batch: Batch, config: TrainingConfig, step: int) -> Tensor:
@@ -240,14 +244,14 @@ class Moments:
         self.taken.append({"step": step, "said": spoken, "shares": softmax(logits.double()).tolist()})
 
 # %% ../../../notebooks/teaching/searching.ipynb #scrub
-_TOKENS, _POINTS = 6, 120                            # bars, and points of the curve
+_TOKENS, _POINTS = 6, 120                            # bars at least, and points of the curve
 
 
 def scrub(moments: Moments, losses: Sequence[float], listed: dict[str, Sequence[Sequence[str]]], label: str) -> Piece:
     """An interactive piece: a slider over the moments of a training, its losses and what the model said.
 
     `listed` has the right pronunciations of the words. The curve is a mean over neighbouring steps; the bars are the
-    tokens that had most at any moment. Where no script runs it is a table. Raises ValueError for fewer than two
+    tokens that led at a moment or had most. Where no script runs it is a table. Raises ValueError for fewer than two
     moments, one after the last loss, and a word that is not listed. Appendix *Search, cache and training to move*.
     """
     taken, words = moments.taken, moments.words
@@ -257,7 +261,9 @@ def scrub(moments: Moments, losses: Sequence[float], listed: dict[str, Sequence[
     if missing := [word for word in words if word not in listed]:
         raise ValueError(f"{missing} are not listed; give their right pronunciations")
     every = torch.tensor([moment["shares"] for moment in taken])                    # (moments v)
-    shown = sorted(every.amax(0).topk(_TOKENS).indices.tolist(), key=lambda i: -every[-1, i].item())
+    leaders, often = every.argmax(-1).tolist(), every.amax(0).argsort(descending=True).tolist()
+    enough = max(_TOKENS, len({*leaders}))                          # whoever led at a moment is there
+    shown = sorted(list(dict.fromkeys(leaders + often))[:enough], key=lambda i: -every[-1, i].item())
     told = [moment | {"shares": every[n, shown].tolist()} for n, moment in enumerate(taken)]
     size = max(1, len(losses) // _POINTS)
     parts = [(start, losses[start : start + size]) for start in range(0, len(losses), size)]
@@ -271,4 +277,4 @@ def scrub(moments: Moments, losses: Sequence[float], listed: dict[str, Sequence[
     }    # fmt: skip
     rows = [[str(moment["step"]), *moment["said"]] for moment in taken]
     still = _text_table(["steps", *words], rows, "how the words are said, after so many steps")
-    return Piece(label, data, still, read_piece_file("scrub.js"), read_piece_file("scrub.css"))
+    return Piece(label, data, still, read_piece_file("scrub.js"), read_piece_file("scrub.css"), digits=4)
