@@ -112,12 +112,16 @@ def test_what_is_dropped_is_dashed_and_said_and_each_column_is_in_order(opened, 
 def test_the_status_counts_the_candidates(opened, trained):
     root = opened(beam_tree(trained, ["dead"], "A tree"))
     slide(root, "width", 3)
-    slide(root, "step", 1)
-    vocabulary = len(trained.target)
-    assert f"of {vocabulary} candidates 3 stay" in said(root)
-    slide(root, "step", 2)
-    ended = root.locator(".turn").nth(1).locator("li.kept b").all_inner_texts().count("</s>")
-    assert f"of {(3 - ended) * vocabulary + ended} candidates 3 stay" in said(root)
+    vocabulary, before, seen = len(trained.target), ["<s>"], 0
+    for step in range(1, int(root.get_by_role("slider", name="step").get_attribute("max")) + 1):
+        slide(root, "step", step)
+        if root.locator(".turn").count() == step + 1:    # not after the end
+            ended = before.count("</s>")
+            assert f"of {(len(before) - ended) * vocabulary + ended} candidates 3 stay" in said(root)
+            before, seen = root.locator(".turn").last.locator("li.kept b").all_inner_texts(), seen + ended
+        else:
+            assert "The search ended at step" in said(root)
+    assert seen
 
 
 def test_both_decodes_are_drawn_and_counted_as_they_were(opened, trained):
