@@ -1,4 +1,4 @@
-"""The book in one file, made from the pages that `make book` built: `paper.py pdf` for paper, `paper.py epub` for readers.
+"""The book in one file, made from the pages that `make book` built: `paper.py pdf` for paper, `paper.py epub`.
 
 Both hold the chapters and the reference, in the order of `_toc.yml`; the workshop and the first page stay on the site,
 and links to them lead there. Folds are open, no script runs, and an interactive piece is its still form.
@@ -7,6 +7,7 @@ and links to them lead there. Folds are open, no script runs, and an interactive
 import argparse
 import datetime
 import html
+import logging
 import os
 import posixpath
 import re
@@ -31,7 +32,8 @@ CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 TITLE, AUTHOR, REPOSITORY = CONFIG["title"], CONFIG["author"], CONFIG["repository"]["url"]
 SITE = re.sub(r"https://github\.com/([^/]+)/(.+)", r"https://\1.github.io/\2/", REPOSITORY)
 WORKSHOP = "book/workshop"
-PLAIN = ", ".join(f"pre span.{kind}" for kind in "n p w nn nx pm".split()) + ", pre > span:empty"    # code in the text's colour
+# Words of code that have the colour of text: spans that nothing needs.
+PLAIN = ", ".join(f"pre span.{kind}" for kind in "n p w nn nx pm".split()) + ", pre > span:empty"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 
 
@@ -114,12 +116,16 @@ def article(page: Page, text: str, address, picture) -> Article:
     for item in body.select('[role="doc-biblioentry"], .citation-list[role="list"]'):    # as in book.js
         del item["role"]
     unfold(soup, body)
+    for piece in body.select("figure.annotated-piece"):
+        link = f'<a href="{SITE}{page.path}.html">its page</a>'
+        words = f'<p class="moves">It stands still here, and moves on {link}.</p>'
+        piece.append(BeautifulSoup(words, "html.parser"))
     title = body.find("h1")
     if page.title:
         title.string = page.title
     for link in body.select("a[href]"):
         link["href"] = lead(page, link["href"], address)
-    for shown in body.select("img[src]"):
+    for shown in body.select("img[src]:not([src^='http'], [src^='data:'])"):
         shown["src"] = picture(posixpath.normpath(posixpath.join(posixpath.dirname(page.path), shown["src"])))
     body.smooth()
     headings = []
@@ -160,7 +166,8 @@ def facts() -> dict[str, str]:
 def title_page() -> str:
     told = facts()
     drawing = (ROOT / "book" / "_static" / "loop.svg").read_text(encoding="utf-8")
-    drawing = drawing.replace("<svg ", '<svg role="img" aria-label="The decoder\'s loop: the chosen token joins those so far" ')
+    name = "The decoder’s loop: the chosen token joins those so far"
+    drawing = drawing.replace("<svg ", f'<svg role="img" aria-label="{name}" ', 1)
     return f"""<div class="title-page"><h1>{TITLE}</h1>
 <p class="about">{html.escape(told["about"])}.</p>
 {drawing}
@@ -174,7 +181,7 @@ def title_page() -> str:
 
 @dataclass(frozen=True)
 class Mark:
-    """A bookmark, and a line of the contents: how deep, a part, page, section or what is below one, its words, where."""
+    """A bookmark, and a line of the contents: how deep, a part, a page, a section or below one, its words, where."""
 
     depth: int
     kind: str
@@ -225,8 +232,9 @@ def contents(listed: list[Mark], numbers: dict[str, int]) -> str:
 def document(articles: list[Article], numbers: dict[str, int]) -> str:
     "The whole book as one page of HTML, with a running title for each of its pages."
     head = BeautifulSoup(built(articles[0].page.path), "html.parser").head
-    sheets = [one["href"].partition("?")[0] for one in head.select("link[rel=stylesheet]")]
-    styles = "\n".join(f'<link rel="stylesheet" href="{posixpath.join("../html/notebooks", sheet)}">' for sheet in sheets)
+    folder = posixpath.join("../html", posixpath.dirname(articles[0].page.path))
+    sheets = [f"{folder}/{one['href'].partition('?')[0]}" for one in head.select("link[rel=stylesheet]")]
+    styles = "\n".join(f'<link rel="stylesheet" href="{sheet}">' for sheet in sheets)
     running, bodies, part = [], [], None
     for one in articles:
         key, said = one.page.key, one.headings[0].words.replace("\\", "\\\\").replace('"', '\\"')
@@ -268,12 +276,13 @@ def printed(articles: list[Article], out: Path) -> None:
 
 def places(reader: PdfReader) -> dict[str, tuple[int, float]]:
     "Where each named place of a PDF is: its page, from 0, and its height there."
-    found = reader.named_destinations.items()
-    return {name.lstrip("/"): (reader.get_destination_page_number(place), float(place.top or 0)) for name, place in found}
+    found, number = reader.named_destinations.items(), reader.get_destination_page_number
+    return {name.lstrip("/"): (number(place), float(place.top or 0)) for name, place in found}
 
 
 def bookmark(file: Path, listed: list[Mark]) -> None:
     "Give a PDF the bookmarks of the book, its title and its author, in place."
+    logging.getLogger("pypdf").setLevel(logging.ERROR)    # it counts its own new objects, and wonders
     reader = PdfReader(file)
     where, writer, above = places(reader), PdfWriter(clone_from=reader), []
     for mark in listed:
@@ -282,7 +291,10 @@ def bookmark(file: Path, listed: list[Mark]) -> None:
         if mark.address[1:] in where:
             number, top = where[mark.address[1:]]
             parent, fit = above[-1][1] if above else None, Fit.xyz(left=0, top=top)
-            above.append((mark.depth, writer.add_outline_item(mark.words, number, parent=parent, fit=fit, is_open=mark.depth == 0)))
+            added = writer.add_outline_item(
+                title=mark.words, page_number=number, parent=parent, fit=fit, is_open=mark.depth == 0
+            )
+            above.append((mark.depth, added))
     writer.page_mode, writer.pdf_header = "/UseOutlines", "%PDF-1.7"
     writer.add_metadata({"/Title": TITLE, "/Author": AUTHOR, "/Subject": facts()["about"]})
     writer.write(file)
@@ -324,6 +336,27 @@ def as_xml(body) -> str:
     return body.decode(formatter="minimal")
 
 
+def unnested(css: str, above: str = "") -> str:
+    "Rules within rules as rules one after another, which older readers understand: `.a { & b { … } }` is `.a b { … }`."
+    flat, own = [], ""
+    css = re.sub(r"/\*.*?\*/", "", css, flags=re.S)
+    while css.strip():
+        head, sign, css = re.match(r"([^;{}]*)([;{}]?)(.*)", css, re.S).groups()
+        if sign != "{":
+            own += f"{head.strip()}; " if head.strip() else ""
+            continue
+        depth, end = 1, 0
+        while depth:
+            depth, end = depth + {"{": 1, "}": -1}.get(css[end], 0), end + 1
+        inner, css, head = css[: end - 1], css[end:], " ".join(head.split())
+        if head.startswith("@"):
+            flat.append(f"{head} {{ {unnested(inner, above)} }}")
+        else:
+            whole = f":is({above})" if "," in above else above
+            flat.append(unnested(inner, head.replace("&", whole) if "&" in head or not above else f"{whole} {head}"))
+    return "\n".join(([f"{above} {{ {own}}}"] if own else []) + flat)
+
+
 def xhtml(title: str, body: str, head: str = "") -> str:
     return f"""<?xml version="1.0" encoding="utf-8"?>
 <!DOCTYPE html>
@@ -335,20 +368,27 @@ def xhtml(title: str, body: str, head: str = "") -> str:
 
 def navigation(listed: list[Mark]) -> str:
     "The contents of an EPUB as nested lists."
-    lines, depth = [], -1
+    lines, depths = [], []    # of the lists that are open
     for mark in [mark for mark in listed if mark.kind != "below"]:
-        lines.append("<ol>" if mark.depth > depth else "</li>" + "</ol></li>" * (depth - mark.depth))
+        if not depths or mark.depth > depths[-1]:
+            lines.append("<ol>")
+            depths.append(mark.depth)
+        else:
+            lines.append("</li>")
+        while len(depths) > 1 and depths[-2] >= mark.depth:
+            lines.append("</ol></li>")
+            depths.pop()
         words = html.escape(mark.words)
-        lines.append(f"<li><span>{words}</span>" if mark.kind == "part" else f'<li><a href="{mark.address}">{words}</a>')
-        depth = mark.depth
-    return "\n".join(lines) + "</li></ol>" * (depth + 1)
+        name = f"<span>{words}</span>" if mark.kind == "part" else f'<a href="{mark.address}">{words}</a>'
+        lines.append(f"<li>{name}")
+    return "\n".join(lines) + "</li></ol>" * len(depths)
 
 
 def package(files: dict[str, bytes], spine: list[str]) -> str:
     "The EPUB's own description: what it is, its files, and the order in which they are read."
     told, items = facts(), []
     for name, data in files.items():
-        held = [kind for kind, sign in (("svg", b"<svg"), ("mathml", b"<math")) if name.endswith("html") and sign in data]
+        held = [kind for kind, sign in (("svg", b"<svg"), ("mathml", b"<math")) if sign in data and "html" in name]
         held += {"nav.xhtml": ["nav"], "cover.png": ["cover-image"]}.get(name, [])
         also = f' properties="{" ".join(held)}"' if held else ""
         items.append(f'<item id="{ident(name)}" href="{name}" media-type="{KINDS[Path(name).suffix]}"{also}/>')
@@ -410,7 +450,7 @@ def make_epub(chosen: list[Page], known: list[Page], out: Path) -> None:
         styles = ""
         for style in one.body.select("style"):
             name = f"piece-{style.find_parent('figure')['data-piece']}.css"
-            sheets[name], styles = style.extract().string, f'{styles}<link rel="stylesheet" href="{name}"/>'
+            sheets[name], styles = unnested(style.extract().string), f'{styles}<link rel="stylesheet" href="{name}"/>'
         over = f'<p class="part-over">{html.escape(one.page.part)}</p>' if one.page.part != part else ""
         part = one.page.part
         files[f"{one.page.key}.xhtml"] = xhtml(one.headings[0].words, over + as_xml(one.body), styles)
