@@ -12,7 +12,7 @@ READY := .venv/.ready-$(shell printf '%s %s' '$(CURDIR)' "$$($(PYTHON) -V 2>&1)"
 # One thread each, so that a sum is added up in the same order on every machine.
 QUIET := OMP_NUM_THREADS=1 PYTHONHASHSEED=0 PYDEVD_DISABLE_FILE_VALIDATION=1 JUPYTER_PLATFORM_DIRS=1
 
-.PHONY: help env book serve test lint unit notebooks mutants alone pages export run chapter lock weights evaluate kinds peers parity speed ablation dist clean
+.PHONY: help env book serve pdf epub test lint unit notebooks mutants alone pages export run chapter lock weights evaluate kinds peers parity speed ablation dist clean
 
 help:  ## list the commands
 	@sed -nE 's/^([a-z]+):.*## (.*)/\1 \2/p' $(MAKEFILE_LIST) | while read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
@@ -41,6 +41,12 @@ book: $(READY)  ## build the book into _build/html
 
 serve: book  ## build the book and serve it on this machine, port 8000
 	$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory _build/html
+
+pdf: book  ## the chapters and the reference on A4, into _build/pdf (needs Chromium)
+	$(BIN)/python tools/paper.py pdf
+
+epub: book  ## the same for readers of electronic books, into _build/epub (needs Chromium)
+	$(BIN)/python tools/paper.py epub
 
 test: lint unit mutants notebooks alone pages  ## everything that continuous integration runs
 
