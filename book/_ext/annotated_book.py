@@ -346,7 +346,7 @@ class LiveInstrument(SphinxDirective):
 def write_live_files(app, exception):
     "Beside the pages: what their directives wrote, the decoder in JavaScript, and the package's own weights."
     static = Path(app.outdir) / "_static"
-    if exception or app.builder.format != "html":
+    if exception or app.config.html_theme != "sphinx_book_theme":
         return
     for metadata in app.env.metadata.values():
         for name, text in json.loads(metadata.get("files", "{}")).items():
@@ -401,7 +401,7 @@ DRAWS_ICONS, SEARCHES = (
 
 def lighten(app, exception):
     "Take from the pages what they load and never use: a script that draws icons a second time, the index of words."
-    if exception or app.builder.format != "html":
+    if exception or app.config.html_theme != "sphinx_book_theme":
         return
     static, icons, signs = Path(app.outdir) / "_static", set(), set("∑∏∫√()[]{}|‖⌊⌋")
     for page in sorted(Path(app.outdir).rglob("*.html")):
