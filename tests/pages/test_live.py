@@ -109,6 +109,41 @@ def test_a_covered_letter_is_not_looked_at_and_may_change_the_word(opened):
     assert said(root) == before
 
 
+def test_the_last_open_letter_cannot_be_covered(opened):
+    tab, root, complaints, _ = opened()
+    say(root, "ox")
+    wait_for(tab, root, "ox")
+    for letter in (0, 1, 2):
+        root.locator(".tiles .letter").nth(letter).click()
+    pressed = [tile.get_attribute("aria-pressed") for tile in root.locator(".tiles .letter").all()]
+    assert pressed == ["true", "true", "false"] and complaints == []
+    assert "has to stay open" in root.get_by_role("alert").inner_text()
+    root.locator(".tiles .letter").nth(0).click()
+    assert root.get_by_role("alert").inner_text() == ""
+
+
+def test_a_choice_that_was_not_recorded_is_said_by_the_model(opened):
+    tab, root, complaints, asked = opened()
+    root.locator(".tiles .sound").nth(2).click()
+    before, other = said(root), root.locator(".candidate").nth(3).locator(".tile").inner_text()
+    root.locator(".candidate").nth(3).click()
+    tab.wait_for_function("document.querySelector('[role=status]').textContent.includes('you chose')")
+    ids = [pronouncer().target.symbols.index(symbol) for symbol in [*before[:2], other]]
+    assert said(root) == symbols(record_run(pronouncer(), "nebulizing", ids))    # and what follows stands there
+    assert sorted(name for name in asked if name in FILES) == FILES and complaints == []
+
+
+def test_a_long_word_scrolls_with_its_step(opened):
+    tab, root, _, _ = opened(viewport={"width": 390, "height": 900})
+    say(root, "internationalization")
+    wait_for(tab, root, "internationalization")
+    scroller = root.locator(".scroll").first.bounding_box()
+    for name in ("first", "last"):
+        root.get_by_role("button", name=name).click()
+        tile = root.locator("[aria-current=step]").bounding_box()
+        assert scroller["x"] <= tile["x"] and tile["x"] + tile["width"] <= scroller["x"] + scroller["width"]
+
+
 def test_a_temperature_above_zero_draws_and_zero_does_not(opened):
     tab, root, _, _ = opened()
     say(root, "daughter")

@@ -7,6 +7,7 @@ import re
 
 import pytest
 from browsing import HTML, PAGES, violations, visit
+from pypdf import PdfReader
 
 ONE_OF_EACH_COLOUR = """() => {    // code has thousands of coloured words; of each colour one a page is enough
   const seen = new Set();
@@ -146,6 +147,15 @@ def test_a_chapter_read_to_its_end_is_ticked_and_stays_so(browser, site):
     tab.goto(site + "book/index.html", wait_until="networkidle")
     assert tab.locator("nav.bd-links a", has=tab.locator(".was-read")).all_inner_texts() == ["1 · Encoder outputs ✓"]
     context.close()
+
+
+def test_folded_code_is_on_paper(browser, site, tmp_path):
+    tab = browser.new_page()
+    tab.goto(site + "notebooks/09_softmax.html", wait_until="networkidle")
+    tab.pdf(path=tmp_path / "page.pdf", format="A4")
+    text = "".join(page.extract_text() for page in PdfReader(tmp_path / "page.pdf").pages)
+    assert "from annotated_decoder" in text and "Imports" in text
+    tab.close()
 
 
 def test_paper_is_light_and_open_and_the_screen_is_as_before(browser, site):

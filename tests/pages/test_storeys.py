@@ -76,7 +76,7 @@ def test_the_angle_between_and_the_dot_product_are_the_same_at_every_position(sh
     assert bars == {f"M{k}"}
     cosines = sum(math.cos(k / 10000 ** (2 * i / 192)) for i in range(96))
     assert abs(float(only[0]) - cosines) < 0.0051
-    assert only[1] == f"{math.degrees(k) % 360:.0f}° apart" and only[-1] == {20: "0.1° apart"}.get(k, "<0.1° apart")
+    assert only[1] == f"{math.degrees(k) % 360:.0f}° ahead" and only[-1] == {20: "0.1° ahead"}.get(k, "<0.1° ahead")
 
 
 def test_without_a_shift_there_is_one_hand_and_nothing_stands_apart(shown, dials):

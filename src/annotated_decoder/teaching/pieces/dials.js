@@ -24,7 +24,7 @@ const drawDial = ({ pair, words }, i) => {
       ...shifted, path("hand", `M0 0L${tip(now)}`)),
     el("span", { class: "pair" }, `pair ${pair}`), el("span", null, words),
     el("span", { class: "tip" }, `(${now.map(feature).join(", ")})`),
-    ...(k ? [el("span", { class: "apart" }, `${degrees(apart(i))} apart`)] : []));
+    ...(k ? [el("span", { class: "apart" }, `${degrees(apart(i))} ahead`)] : []));
 };
 const drawCurve = () => {
   const most = dots[0][0], least = Math.min(0, ...dots[at]);

@@ -16,6 +16,7 @@ const softmax = (logits) => {
 // ---- What we look at: a word, the run it led to, the step we stand at, and what was changed by hand ----
 let word = data.words[0], run, at = 0, view = [data.layer, null], temperature = 0, playing = 0, pace = "steadily";
 let forced = [], covered = [];      // all tokens up to one that was chosen by hand; letters that are not to be seen
+let told = false;                   // whether what follows a choice is shown before it is played
 const typed = () => Boolean(model && word.letters);
 const best = (p) => [...p.keys()].sort((a, b) => p[b] - p[a]);
 
@@ -80,7 +81,7 @@ const again = () => {
 };
 const begin = (next, moving) => {
   stop();
-  [word, forced, covered, at] = [next, [], [], 0];
+  [word, forced, covered, at, told] = [next, [], [], 0, false];
   again();
   if (moving) start(); else walk.go(run.steps.length);
 };
@@ -102,11 +103,18 @@ const viewName = ([layer, head]) => (layer === null ? "all layers and heads, mea
 const button = (inside, act, attributes) => el("button", { type: "button", onclick: act, ...attributes }, ...inside);
 const drawLetters = () => letters.replaceChildren(...run.source.map((letter, i) => {
   if (!typed()) return el("span", { class: "tile letter" }, letter);
-  const flip = () => { covered[i] = !covered[i]; again(); letters.children[i].focus(); };
+  const flip = () => {
+    const last = !covered[i] && run.source.every((_, j) => j === i || covered[j]);
+    answer.textContent = last ? "One of them has to stay open: there would be nothing to look at." : "";
+    if (last) return;
+    covered[i] = !covered[i];
+    again();
+    letters.children[i].focus();
+  };
   return button([letter], flip, { class: "tile letter", "aria-pressed": Boolean(covered[i]), title: "cover it" });
 }));
 const drawSounds = () => sounds.replaceChildren(...run.steps.map(({ token }, i) => (i > at
-  ? el("span", { class: "tile sound later", "aria-hidden": "true" }, "·")
+  ? el("span", { class: "tile sound later", "aria-hidden": "true" }, told ? name(token) : "·")
   : button([name(token)], () => { stop(); walk.go(i + 1); sounds.children[i].focus(); },
     { class: "tile sound", "aria-current": i === at ? "step" : null }))));
 const drawArcs = () => {
@@ -125,9 +133,19 @@ const canTake = (token) => {
   if (forced.length && at >= forced.length) return false;
   return token === word.steps[at].token || Boolean(word.other[`${at}:${token}`]);
 };
-const take = (token) => {
+const take = async (token) => {
   stop();
-  if (!canTake(token) || token === run.steps[at].token) return;
+  if (token === run.steps[at].token) return;
+  if (!canTake(token)) {                                              // not recorded: the model has to say it
+    const mine = ++asked, before = run.steps.map((step) => step.token);
+    if (!live) return;
+    try { await fetchModel(); } catch (error) { answer.textContent = error.message; }
+    if (!model || mine !== asked) return;
+    word = { name: word.name, letters: model.net.lettersOf(word.name) };
+    forced = before.slice(0, at);
+    again();
+  }
+  told = true;
   const itself = !typed() && token === word.steps[at].token;
   forced = itself ? [] : [...run.steps.slice(0, at).map((step) => step.token), token];
   again();
@@ -140,7 +158,7 @@ const drawCandidates = () => {
     const level = el("span", { class: "level", "aria-hidden": "true" });
     level.style.setProperty("--p", p[each]);
     const inside = [el("span", { class: "tile sound" }, name(each)), level, el("span", null, shown(p[each]))];
-    const state = { class: "candidate", "aria-pressed": each === token, "aria-disabled": !canTake(each) };
+    const state = { class: "candidate", "aria-pressed": each === token, "aria-disabled": !(live || canTake(each)) };
     return button(inside, () => take(each), state);
   }));
 };
@@ -164,11 +182,16 @@ const inWords = () => {
   const [second, third] = best(p).filter((each) => each !== token).map((each) => `${name(each)} ${shown(p[each])}`);
   const stuck = at === run.steps.length - 1 && token !== END ? " No position is left: it found no end." : "";
   return `Step ${at + 1} of ${run.steps.length}: ${after}${who} ${what}${asIn ? `, as in ${asIn}` : ""}, `
-    + `probability ${shown(p[token])}${heated}; then come ${second} and ${third}. `
+    + `probability ${shown(p[token])}${heated}; the next most probable are ${second} and ${third}. `
     + `It looks most at ${run.source[letter]}, weight ${row[letter].toFixed(2)} (${viewName(view)}).${stuck}`;
 };
+const follow = () => {                                                // a long word scrolls with its step
+  const box = scene.parentNode.getBoundingClientRect(), tile = sounds.children[at].getBoundingClientRect();
+  const hidden = tile.left < box.left || tile.right > box.right;
+  if (hidden) scene.parentNode.scrollLeft += tile.left - box.left - box.width / 2;
+};
 const redraw = () => {
-  for (const part of [drawLetters, drawSounds, drawCandidates, drawTable, drawArcs]) part();
+  for (const part of [drawLetters, drawSounds, drawCandidates, drawTable, follow, drawArcs]) part();
   if (forced.length || covered.some(Boolean)) settings.append(undo); else undo.remove();
   line.textContent = inWords();
 };
@@ -179,6 +202,7 @@ const play = button([], () => (playing ? stop() : start()));
 const label = () => { play.textContent = playing ? "pause" : `play ${pace}`; };
 const stop = () => { clearTimeout(playing); playing = 0; label(); };
 const start = () => {
+  told = false;
   if (at === run.steps.length - 1) walk.go(1);
   const wait = () => { playing = setTimeout(tick, PACES[pace]); };
   const tick = () => {
@@ -199,7 +223,11 @@ for (let i = 0; i < data.layers * data.heads; i++) views.push([Math.floor(i / da
 const arcsOf = choice("arcs show", views.map(viewName), (i) => { view = views[i]; redraw(); });
 const heat = slider("temperature", { min: 0, max: 2, step: 0.1, value: 0 },
   (t) => (t ? t.toFixed(1) : "0, the most probable"), (t) => { temperature = t; again(); });
-const undo = button(["undo what I changed"], () => { [forced, covered] = [[], []]; again(); play.focus(); });
+const undo = button(["undo what I changed"], () => {
+  [forced, covered, told] = [[], [], false];
+  again();
+  play.focus();
+});
 const settings = el("div", { class: "controls" }, paces, arcsOf, heat);
 const box = el("input",
   { type: "text", autocomplete: "off", autocapitalize: "none", spellcheck: "false", maxlength: 80 });
@@ -208,12 +236,14 @@ const words = choice(live ? "or" : "word", data.words.map((each) => each.name), 
   asked++;
   begin(data.words[i], false);
 });
-const typing = live ? [el("label", { class: "control" }, "a word", box), el("button", { type: "submit" }, "say it")] : [];
+const typing = live
+  ? [el("label", { class: "control" }, "a word", box), el("button", { type: "submit" }, "say it")] : [];
 const submitted = (event) => { event.preventDefault(); ask(box.value); };
 const form = el("form", { class: "controls", onsubmit: submitted }, ...typing, words, progress);
 const legend = el("p", { class: "legend" }, [
   "Square tiles are letters, round ones sounds.",
-  Object.keys(data.as_in).length ? "A digit is a vowel's stress: 1 is strong, 0 none." : "",
+  Object.keys(data.as_in).length ? "A digit is a vowel's stress: 1 is strong, 2 weaker, 0 none." : "",
+  `${data.end} is the end of the word.`,
   "An arc is the thicker, the more a sound looks at a letter.",
   "Press another candidate, and see what would follow.",
   live ? "Press a letter of a word that you typed, to cover it." : "",

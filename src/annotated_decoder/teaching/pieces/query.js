@@ -67,7 +67,7 @@ const drawTable = (all, weights, most) => {
   const lines = data.names.map((name, i) => {
     const bar = el("span", { class: "bar", "aria-hidden": "true" });
     bar.style.setProperty("--w", weights[i]);
-    const weight = el("span", { class: i === most ? "lit" : null }, weights[i].toFixed(3));
+    const weight = el("span", { class: length && i === most ? "lit" : null }, weights[i].toFixed(3));
     return el("tr", { class: i === most ? "most" : null }, el("th", { scope: "row" }, name),
       cell("score", shown(all[i], 2)), cell("weight", weight, bar),
       cell("vector", vector(data.values[i], whole ? 0 : 2)));
