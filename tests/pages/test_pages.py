@@ -47,7 +47,8 @@ def test_a_page_is_complete_quiet_and_accessible(views, site, page, view):
     pictures = tab.locator("article img").evaluate_all("all => all.map(i => [i.src, i.alt, i.naturalWidth])")
     assert [src for src, alt, _ in pictures if len(alt.split()) < 2] == [], "they do not say what they show"
     assert [src for src, _, width in pictures if not width] == [], "they are not shown"
-    diagrams = tab.locator("article svg[role=img]").evaluate_all("""all => all.map(svg => {
+    # A piece's own pictures are told by its status line, which tests/pages/test_interactive.py listens to.
+    diagrams = tab.locator("article svg[role=img]:not(.annotated-piece svg)").evaluate_all("""all => all.map(svg => {
       const [own, box] = [svg.getBoundingClientRect(), svg.parentElement.getBoundingClientRect()];
       const free = getComputedStyle(svg.parentElement).overflowX === "auto" && svg.parentElement.tabIndex === 0;
       return [svg.ariaLabel || "", own.width > 50 && svg.checkVisibility(), own.width <= box.width + 1 || free];
