@@ -22,7 +22,7 @@ from pathlib import Path
 
 import yaml
 from bs4 import BeautifulSoup
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 from pypdf import PdfReader, PdfWriter
 from pypdf.generic import Fit
 
@@ -256,21 +256,18 @@ def chromium() -> str:
     return found or sys.exit("there is no Chromium here; in Debian: apt-get install chromium")
 
 
-def printed(articles: list[Article], out: Path) -> None:
+def printed(articles: list[Article], out: Path, browser: Browser) -> None:
     "Print the pages, twice: the second time the contents know where everything is; then name what is where."
     out.parent.mkdir(parents=True, exist_ok=True)
-    source, numbers = out.with_suffix(".html"), {}
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-        tab = browser.new_page()
-        tab.set_default_timeout(600_000)
-        for _ in range(2):
-            source.write_text(document(articles, numbers), encoding="utf-8")
-            tab.goto(source.as_uri())
-            tab.evaluate("document.fonts.ready")
-            tab.pdf(path=out, prefer_css_page_size=True, print_background=True, tagged=True)
-            numbers = {f"#{name}": number + 1 for name, (number, _) in places(PdfReader(out)).items()}
-        browser.close()
+    source, numbers, tab = out.with_suffix(".html"), {}, browser.new_page()
+    tab.set_default_timeout(600_000)
+    for _ in range(2):
+        source.write_text(document(articles, numbers), encoding="utf-8")
+        tab.goto(source.as_uri())
+        tab.evaluate("document.fonts.ready")
+        tab.pdf(path=out, prefer_css_page_size=True, print_background=True, tagged=True)
+        numbers = {f"#{name}": number + 1 for name, (number, _) in places(PdfReader(out)).items()}
+    tab.close()
     bookmark(out, marks(articles))
 
 
@@ -300,9 +297,9 @@ def bookmark(file: Path, listed: list[Mark]) -> None:
     writer.write(file)
 
 
-def make_pdf(chosen: list[Page], known: list[Page], out: Path) -> None:
+def make_pdf(chosen: list[Page], known: list[Page], out: Path, browser: Browser) -> None:
     address = in_one_document(known)
-    printed([article(page, built(page.path), address, lambda path: f"../html/{path}") for page in chosen], out)
+    printed([article(page, built(page.path), address, lambda path: f"../html/{path}") for page in chosen], out, browser)
 
 
 # Readers of electronic books
@@ -423,19 +420,17 @@ def ident(name: str) -> str:
     return "f-" + re.sub(r"[^\w-]", "-", name)
 
 
-def cover() -> bytes:
+def cover(browser: Browser) -> bytes:
     "The title page as a picture."
     style = (TOOLS / "ebook.css").read_text(encoding="utf-8")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
-        tab = browser.new_page(viewport={"width": 600, "height": 800}, device_scale_factor=2)
-        tab.set_content(f'<html lang="en"><style>{style}</style><body class="cover">{title_page()}')
-        picture = tab.screenshot()
-        browser.close()
+    tab = browser.new_page(viewport={"width": 600, "height": 800}, device_scale_factor=2)
+    tab.set_content(f'<html lang="en"><style>{style}</style><body class="cover">{title_page()}')
+    picture = tab.screenshot()
+    tab.close()
     return picture
 
 
-def make_epub(chosen: list[Page], known: list[Page], out: Path) -> None:
+def make_epub(chosen: list[Page], known: list[Page], out: Path, browser: Browser) -> None:
     address, pictures, sheets = in_files(known), {}, {}
 
     def picture(path: str) -> str:
@@ -457,7 +452,7 @@ def make_epub(chosen: list[Page], known: list[Page], out: Path) -> None:
     spine = list(files)
     files |= sheets | {"ebook.css": (TOOLS / "ebook.css").read_text(encoding="utf-8")}
     files = {name: text.encode() for name, text in files.items()}
-    files["cover.png"], files["math.woff2"] = cover(), (HTML / "_static" / "math.woff2").read_bytes()
+    files["cover.png"], files["math.woff2"] = cover(browser), (HTML / "_static" / "math.woff2").read_bytes()
     files |= {name: (HTML / path).read_bytes() for path, name in pictures.items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as book:
@@ -480,7 +475,10 @@ def main() -> None:
     form = parser.parse_args().form
     known = pages(yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8")))
     out = ROOT / "_build" / form / f"annotated-decoder.{form}"
-    (make_pdf if form == "pdf" else make_epub)(known, known, out)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), args=FLAGS)
+        (make_pdf if form == "pdf" else make_epub)(known, known, out, browser)
+        browser.close()
     print(f"The book is in {out}, {out.stat().st_size / 1e6:.1f} MB")
 
 

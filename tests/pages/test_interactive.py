@@ -9,7 +9,7 @@ import re
 
 import pytest
 import torch
-from browsing import HTML, PAGES, listen, violations
+from browsing import HTML, PAGES, RULES, listen, turn, violations
 
 from annotated_decoder.teaching.attention_steps import AttentionRecord, attention_steps
 from annotated_decoder.teaching.interactive import Piece
@@ -44,15 +44,13 @@ def alone(*figures, head=""):
 
 @pytest.fixture
 def new_tab(browser):
-    "A function that opens a tab; every request is refused but those to the address it is given."
+    "A function that opens a tab."
     contexts = []
 
-    def open_tab(site="nowhere:", width=1280, **settings):
+    def open_tab(width=1280, **settings):
         still = {"reduced_motion": "reduce"}                                       # or a piece may begin to play
         contexts.append(browser.new_context(viewport={"width": width, "height": 900}, **still | settings))
-        tab = contexts[-1].new_page()
-        tab.route("**", lambda route: route.continue_() if route.request.url.startswith(site) else route.abort())
-        return tab
+        return contexts[-1].new_page()
 
     yield open_tab
     for context in contexts:
@@ -64,7 +62,7 @@ def shown(new_tab, site):
     "A function that shows one piece in the book or alone: its tab, its element, and what the console complains of."
 
     def show(where, page, i, head="", **settings):
-        tab = new_tab(site, **settings)
+        tab = new_tab(**settings)
         complaints, _ = listen(tab)
         if where == "book":
             tab.goto(site + page)
@@ -150,40 +148,51 @@ def test_without_a_script_the_still_figure_stands(shown, where, page, i):
     assert root.locator(".stage, button, input, select").count() == 0
 
 
-@pytest.mark.parametrize("where", ["book", "alone"])
-@pytest.mark.parametrize("page, i", PIECES)
-def test_nothing_glides_where_motion_is_unwanted(shown, where, page, i):
-    _, root, _ = shown(where, page, i, reduced_motion="reduce")
+LOOKS = {"light": {}, "dark": dict(head=DARK), "phone": dict(width=390)}    # alone
+SMALL = """all => all.filter(e => {
+  const { width, height } = e.getBoundingClientRect();
+  return Math.min(width, height) < 24;
+}).map(e => e.outerHTML)"""
+ALL_ELSE_AWAY = """piece => {    // a page is looked at in test_pages.py; here it is but the frame, with its styles
+  for (let one = piece; one !== document.body; one = one.parentElement)
+    for (const other of [...one.parentElement.children]) if (other !== one) other.remove();
+}"""
+
+
+def look_at(tab, root, width, rules=RULES):
+    "In each of its states: accessible, no wider than the page, large enough for a finger, and still."
     for _ in each_choice(root):
-        assert root.evaluate(MOVING) == []
-
-
-LOOKS = {
-    "book, light": ("book", dict(color_scheme="light")), "book, dark": ("book", dict(color_scheme="dark")),
-    "alone": ("alone", {}), "alone, dark": ("alone", dict(head=DARK)),
-    "phone, book": ("book", dict(width=390)), "phone, alone": ("alone", dict(width=390)),
-}  # fmt: skip
+        found = violations(tab, f'.annotated-piece[data-piece="{root.get_attribute("data-piece")}"]', rules)
+        assert found == [], "\n".join(found)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        assert root.locator("button, input, select").evaluate_all(SMALL) == []
+        assert root.evaluate(MOVING) == [], "it glides where motion is unwanted"
 
 
 @pytest.mark.parametrize("look", LOOKS)
 @pytest.mark.parametrize("page, i", PIECES)
-def test_every_view_is_accessible_and_no_wider_than_the_page(shown, look, page, i):
-    where, settings = LOOKS[look]
-    tab, root, _ = shown(where, page, i, **settings)
-    for _ in each_choice(root):
-        found = violations(tab, f'.annotated-piece[data-piece="{root.get_attribute("data-piece")}"]')
-        assert found == [], "\n".join(found)
-        assert tab.evaluate("document.documentElement.scrollWidth") <= settings.get("width", 1280)
-        small = root.locator("button, input, select").evaluate_all("""all => all
-          .filter(e => Math.min(e.getBoundingClientRect().width, e.getBoundingClientRect().height) < 24)
-          .map(e => e.outerHTML)""")
-        assert small == []
+def test_alone_every_view_is_accessible_and_no_wider_than_the_page(shown, look, page, i):
+    tab, root, _ = shown("alone", page, i, **LOOKS[look])
+    look_at(tab, root, LOOKS[look].get("width", 1280))
 
 
-@pytest.mark.parametrize("look", [look for look, (where, _) in LOOKS.items() if where == "alone"])
+@pytest.mark.parametrize("page, i", PIECES)
+def test_in_the_book_every_view_is_accessible_and_no_wider_than_the_page(shown, page, i):
+    tab, root, _ = shown("book", page, i)
+    root.evaluate(ALL_ELSE_AWAY)
+    root = tab.locator(".annotated-piece")
+    look_at(tab, root, 1280)
+    turn(tab, "dark")
+    look_at(tab, root, 1280, ["color-contrast"])
+    turn(tab, "light")
+    tab.set_viewport_size({"width": 390, "height": 900})
+    look_at(tab, root, 390, ["target-size", "scrollable-region-focusable"])
+
+
+@pytest.mark.parametrize("look", LOOKS)
 @pytest.mark.parametrize("page, i", PIECES)
 def test_the_still_figure_is_accessible_and_no_wider_than_the_page(new_tab, look, page, i):
-    settings = dict(LOOKS[look][1])
+    settings = dict(LOOKS[look])
     figure = re.sub(r"<script>.*?</script>", "", FOUND[page][i], flags=re.DOTALL)    # axe itself needs scripts
     document = alone(figure, head=settings.pop("head", ""))
     tab = new_tab(**settings)
@@ -215,10 +224,9 @@ def largest(row):
     return max(range(len(row)), key=row.__getitem__)
 
 
-@pytest.mark.parametrize("where", ["book", "alone"])
 @pytest.mark.parametrize("page, i", STEPS)
-def test_attention_steps_say_and_light_the_largest_weight(shown, where, page, i):
-    tab, root, complaints = shown(where, page, i)
+def test_attention_steps_say_and_light_the_largest_weight(shown, page, i):
+    tab, root, complaints = shown("alone", page, i)
     data = json.loads(root.locator('script[type="application/json"]').text_content())
     for at, word in enumerate(data["words"]):
         root.get_by_label("word").select_option(index=at)

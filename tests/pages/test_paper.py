@@ -27,9 +27,9 @@ def chosen():
 
 
 @pytest.fixture(scope="module")
-def book(chosen):
+def book(chosen, browser):
     with tempfile.TemporaryDirectory(dir=ROOT / "_build") as folder:    # beside the pages: it shows their pictures
-        paper.make_pdf(chosen, chosen, Path(folder) / "tried.pdf")
+        paper.make_pdf(chosen, chosen, Path(folder) / "tried.pdf", browser)
         yield PdfReader(Path(folder) / "tried.pdf")
 
 
@@ -71,9 +71,9 @@ def test_links_between_pages_stay_in_the_file(book):
     assert outside and all(address.startswith("https://") for address in outside)
 
 
-def test_a_reader_of_electronic_books_finds_all_it_needs(chosen, tmp_path):
+def test_a_reader_of_electronic_books_finds_all_it_needs(chosen, tmp_path, browser):
     out = tmp_path / "tried.epub"
-    paper.make_epub(chosen, chosen, out)
+    paper.make_epub(chosen, chosen, out, browser)
     with zipfile.ZipFile(out) as book:
         first = book.infolist()[0]
         assert (first.filename, first.compress_type) == ("mimetype", zipfile.ZIP_STORED)
