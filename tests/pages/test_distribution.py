@@ -136,6 +136,19 @@ def test_one_button_brings_the_models_own_back(alone):
     assert root.locator(".stage").inner_text() == before
 
 
+def test_a_draw_goes_by_what_the_filters_have_left(alone):
+    root, _ = alone(distribution({"a step": [math.log(p) for p in (1 / 2, 1 / 4, 1 / 6, 1 / 12)]}, "abcd", "A step"))
+    root.page.evaluate("let n = 0; Math.random = () => (n++ % 12 + 0.5) / 12")    # evenly
+    draw, drawn = root.get_by_role("button", name="draw twelve"), root.locator(".drawn")
+    for p, counts in ((1.0, [6, 3, 2, 1]), (0.7, [8, 4]), (0.3, [12])):
+        root.get_by_label("top-p").fill(str(p))
+        assert drawn.inner_text() == ""
+        draw.click()
+        said = drawn.inner_text().split()
+        assert said[0] == "drawn:" and [said.count(symbol) for symbol in "abcd"[: len(counts)]] == counts
+        assert len(said) == 13
+
+
 def of_torch(z, target):
     "What torch says of these logits: probabilities, loss, and the gradient by autograd."
     leaf = torch.tensor(z, dtype=torch.float64, requires_grad=True)

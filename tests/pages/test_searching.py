@@ -163,6 +163,13 @@ def test_the_newest_key_of_a_long_word_is_in_sight_on_a_telephone(opened):
             assert cell and box["x"] <= place["x"] and place["x"] + place["width"] <= box["x"] + box["width"]
 
 
+def test_the_newest_step_of_the_tree_is_in_sight_on_a_telephone_from_the_beginning(opened, trained):
+    root = opened(beam_tree(trained, ["dead", "cab"], "A tree"), width=390)
+    root.page.evaluate("new Promise(requestAnimationFrame)")
+    box, newest = (root.locator(part).last.bounding_box() for part in (".scroll", ".turn"))
+    assert newest["x"] >= box["x"] and newest["x"] + newest["width"] <= box["x"] + box["width"] + 1
+
+
 def test_the_scrubber_shows_each_moment(opened):
     watched = small_pronouncer(tied=False)
     words = [*WORDS][:3]
@@ -178,7 +185,8 @@ def test_the_scrubber_shows_each_moment(opened):
         shown = [row.locator("td").all_inner_texts() for row in rows]
         assert [said for said, _ in shown] == [text or "(no phoneme)" for text in taken["said"]]
         fits = [text == WORDS[word] for text, word in zip(taken["said"], words)]
-        assert [told == "as listed" for _, told in shown] == fits
+        told = ["as listed" if fit else f"listed: {WORDS[word]}" for word, fit in zip(words, fits)]
+        assert [each for _, each in shown] == told
         right.append(sum(fits))
         for bar in root.locator(".bar").all():
             token, share = bar.inner_text().split()

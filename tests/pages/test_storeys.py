@@ -81,6 +81,8 @@ def test_the_angle_between_and_the_dot_product_are_the_same_at_every_position(sh
 
 def test_without_a_shift_there_is_one_hand_and_nothing_stands_apart(shown, dials):
     _, root = shown(dials)
+    assert root.locator(".second").count() == 8
+    root.get_by_label("shift by k").fill("0")
     assert root.locator(".hand").count() == 8 and root.locator(".second, .wedge, .apart").count() == 0
     assert "with itself is 96.00, half its width" in root.get_by_role("status").inner_text()
 

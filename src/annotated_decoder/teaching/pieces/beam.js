@@ -31,6 +31,7 @@ const lead = (steps) => {
 
 const line = status(), tree = el("div", { class: "tree" });
 const box = el("div", { class: "scroll", tabindex: 0, role: "region" }, tree);
+const toEnd = () => { box.scrollLeft = box.scrollWidth; };          // the newest step is in sight
 
 const node = (each, place, lit, last) => {
   const stays = place < width;
@@ -75,7 +76,7 @@ const draw = () => {
   const start = el("ol", null, el("li", { class: "kept lit" }, el("b", null, data.start), el("small", null, "start")));
   tree.replaceChildren(el("div", { class: "turn first" }, el("p", null, "start"), start), ...columns);
   box.setAttribute("aria-label", `The beam of ${word.name}, width ${width}, up to step ${steps.length}`);
-  box.scrollLeft = box.scrollWidth;
+  toEnd();
   line.textContent = sentence(steps);
 };
 const renew = () => { found = search(width, penalty); draw(); };
@@ -95,3 +96,4 @@ stage.append(el("div", { class: "controls" }, words, wide, long), walk, box, leg
 wide.move();
 long.move();
 begin();
+requestAnimationFrame(toEnd);                                       // now it is on the page

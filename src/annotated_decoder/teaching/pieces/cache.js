@@ -52,11 +52,14 @@ const sentence = () => {
     + `${grouped(few)} and ${grouped(many)} products; the cache keeps ${grouped(sofar("cached", "bytes"))} bytes.`;
 };
 
-const draw = () => {
-  sides.replaceChildren(...ways.map(side));
-  for (const box of sides.querySelectorAll(".scroll:first-of-type")) {    // the newest token is in sight
+const toNewest = () => {                                            // the newest token is in sight
+  for (const box of sides.querySelectorAll(".scroll:first-of-type")) {
     box.scrollLeft = box.querySelectorAll("th[scope=col]")[at].offsetLeft - 0.7 * box.clientWidth;
   }
+};
+const draw = () => {
+  sides.replaceChildren(...ways.map(side));
+  toNewest();
   sums.replaceChildren(
     el("thead", null, el("tr", null, el("td", null, "so far"),
       ...ways.map(({ title }) => el("th", { scope: "col" }, title)))),
@@ -72,3 +75,4 @@ const legend = el("p", { class: "legend" }, "The keys and values of one layer: +
   + `✓ are kept from a step before. The counts are of all ${data.layers} layers and ${data.heads} heads.`);
 stage.append(el("div", { class: "controls" }, words), walk, sides, legend, rows, line);
 begin();
+requestAnimationFrame(toNewest);                                    // now it is on the page

@@ -1,6 +1,6 @@
 // Some pairs of a position's code as hands of clocks; second hands k positions further on; both codes' dot product.
 const { dials, codes, dots, width } = data, longest = dots[0].length - 1, last = dials.length - 1;
-let at = 0, k = 0;
+let at = 5, k = 2;
 
 // A pair is (sine, cosine): how far the hand's tip stands to the right, and how far up.
 const angle = ([sine, cosine]) => Math.atan2(sine, cosine) * 180 / Math.PI;
@@ -49,9 +49,9 @@ const redraw = () => {
   line.textContent = inWords();
 };
 
-const position = slider("position", { min: 0, max: dots.length - 1 }, String, (n) => { at = n; redraw(); });
+const position = slider("position", { min: 0, max: dots.length - 1, value: at }, String, (n) => { at = n; redraw(); });
 const further = (n) => (n ? `${n} further on` : "no shift");
-const shift = slider("shift by k", { min: 0, max: longest }, further, (n) => { k = n; redraw(); });
+const shift = slider("shift by k", { min: 0, max: longest, value: k }, further, (n) => { k = n; redraw(); });
 const ends = el("p", { class: "ends" }, el("span", null, "k = 0"), el("span", null, `k = ${longest}`));
 const legend = el("p", { class: "legend" }, "The solid hand is the position's, the dotted one that of k positions "
   + "further on. In brackets are the two features that the solid hand stands for: how far right its tip is, and how "

@@ -28,14 +28,15 @@ const wide = (kind, share) => {
   bar.style.setProperty("--w", share);
   return bar;
 };
-const said = status(), body = el("tbody");
+const said = status(), body = el("tbody"), drawn = el("p", { class: "drawn" });
+let left = [], shares = [];                                          // the kept tokens, and what a draw goes by
 
 const draw = () => {
   const highest = Math.max(...logits), heated = logits.map((z) => (z - highest) / temperature);
-  const few = topK(heated), left = topP(few);
-  const own = softmax(logits), had = softmax(heated), now = softmax(left);
+  const few = topK(heated), last = topP(few);
+  const own = softmax(logits), had = softmax(heated), now = softmax(last);
   const order = inOrder(logits), listed = order.slice(0, data.shown), others = order.slice(data.shown);
-  const kept = (id) => left[id] > -Infinity;
+  const kept = (id) => last[id] > -Infinity;
   const of = (shares, ids) => total(ids.map((id) => shares[id]));
 
   const line = (name, ids, how, kind) => el("tr", { class: kind }, el("th", { scope: "row" }, name),
@@ -53,12 +54,22 @@ const draw = () => {
   body.replaceChildren(...lines);
 
   const ids = order.filter(kept), bits = -total(ids.map((id) => (now[id] ? now[id] * Math.log2(now[id]) : 0)));
+  [left, shares] = [ids, now];
+  drawn.textContent = "";
   const first = `${data.symbols[order[0]]}, ${ids.length > 1 ? "the most probable" : "which every draw takes"}`;
   said.textContent = `At temperature ${temperature}, with ${k === n ? "no top-k" : `top-k ${k}`} and `
     + `${p === 1 ? "no top-p" : `top-p ${p}`}, ${ids.length} of ${n} tokens ${ids.length > 1 ? "are" : "is"} left. `
     + `${first}, has probability ${now[order[0]].toFixed(3)}, and the entropy is ${Math.abs(bits).toFixed(2)} bits.`;
 };
 
+// A dozen at once, as a sampler would: each by its share.
+const throwDice = () => {
+  const one = () => {
+    const at = Math.random();
+    return left.find((_, i) => at < total(left.slice(0, i + 1).map((id) => shares[id]))) ?? left[0];
+  };
+  drawn.textContent = `drawn: ${Array.from({ length: 12 }, () => data.symbols[one()]).join(" ")}`;
+};
 const heat = slider("temperature", { min: 0.1, max: 2, step: 0.05, value: 1 }, String,
   (value) => { temperature = value; draw(); });
 const most = slider("top-k", { min: 0, max: stops.length - 1, value: stops.length - 1 },
@@ -77,7 +88,8 @@ const table = el("table", null, el("caption", { class: "unseen" }, "The candidat
 const legend = el("p", { class: "legend" }, "A solid bar is what a draw goes by, a dashed one what a filter has cut. "
   + "The upright mark is the model's own probability.");
 stage.append(el("div", { class: "controls" }, steps), el("div", { class: "controls" }, heat, most, mass,
-  el("button", { type: "button", onclick: start }, "the model's own")),
+  el("button", { type: "button", onclick: start }, "the model's own"),
+  el("button", { type: "button", onclick: throwDice }, "draw twelve")), drawn,
   el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "The candidates of this step" }, table),
   legend, said);
 start();

@@ -116,7 +116,8 @@ const presets = Object.fromEntries(Object.entries(PRESETS).map(([preset, is]) =>
 const depth = slider("layers", { min: 1, max: 4 }, String, (n) => { layers = n; draw(); });
 const scroll = (label, inside, more) =>
   el("div", { class: "scroll", role: "region", "aria-label": label, ...more }, inside);
-const legend = el("p", { class: "legend" }, "• reaches the output. ! is a leak, a later token; where it is lit, "
+const legend = el("p", { class: "legend" }, "Press a cell to let a position look there, or not; a mouse that is held "
+  + "paints. • reaches the output. ! is a leak, a later token; where it is lit, "
   + "the very token that the position should predict. "
   + "A position's own token always reaches its output: it makes the query.");
 stage.append(el("div", { class: "controls" }, ...Object.values(presets), depth),

@@ -35,7 +35,7 @@ const arrow = ([u, v], [x, y], kind, wide) => {                     // from (u, 
   const wing = (side) => `${x - dx - side * dy / 2} ${y - dy + side * dx / 2}`, d = `M${u} ${v}L${x} ${y}`;
   return el("svg:path", { class: kind, "stroke-width": wide, d: `${d}M${wing(1)}L${x} ${y}L${wing(-1)}` });
 };
-const label = ([x, y], [u, v], text, gap = 4) => {                  // beside the point, away from (u, v)
+const label = ([x, y], [u, v], text, gap = 6) => {                  // beside the point, away from (u, v)
   const far = Math.hypot(x - u, y - v) || 1, half = 3.6 * text.length, edge = SIZE - 1.3 * half;
   const beside = x + (gap + half + 2) * (x - u) / far;
   return el("svg:text", { x: Math.max(-edge, Math.min(edge, beside)), y: y + (gap + 7) * (y - v) / far }, text);
@@ -110,7 +110,8 @@ const drag = ({ clientX, clientY }) => {
 left.svg.addEventListener("pointerdown", (event) => { left.svg.setPointerCapture(event.pointerId); drag(event); });
 left.svg.addEventListener("pointermove", (event) => { if (left.svg.hasPointerCapture(event.pointerId)) drag(event); });
 left.svg.classList.add("held");
-const legend = el("p", { class: "legend" },
+const shadow = data.width > 2 ? "The keys are drawn in the plane that holds the query, so no score loses anything. " : "";
+const legend = el("p", { class: "legend" }, `Vectors have ${data.width} dimensions. ${shadow}`,
   "Drag the tip of the query, or move the sliders. A dashed line ends at a key's shadow on the line of the query: "
   + `the score is shadow times length, divided by √${data.width}. `
   + "A value's dot grows with its weight; the thick arrow is the average.");

@@ -23,7 +23,8 @@ const right = (word, phonemes) => word.listed.includes(phonemes);
 const row = (word, i) => {
   const phonemes = moments[at].said[i], ok = right(word, phonemes);
   return el("tr", null, el("th", { scope: "row" }, word.name),
-    el("td", { class: ok ? "right" : null }, phonemes || "(no phoneme)"), el("td", null, ok ? "as listed" : ""));
+    el("td", { class: ok ? "right" : null }, phonemes || "(no phoneme)"),
+    el("td", null, ok ? "as listed" : `listed: ${word.listed[0]}`));
 };
 const bar = (token, i) => {
   const p = moments[at].shares[i], most = Math.max(...moments[at].shares);
@@ -46,7 +47,8 @@ const draw = () => {
 };
 
 const walk = stepper("moment", (n) => { at = n; draw(); });
-const above = `the loss, from 0 to ${data.most.toFixed(1)}, over ${steps} steps`;
-stage.append(walk, el("p", { class: "name" }, above), picture,
+const above = `the loss, from 0 to ${data.most.toFixed(1)}`;
+const ends = el("p", { class: "ends" }, el("span", null, "step 0"), el("span", null, `step ${steps}`));
+stage.append(walk, el("p", { class: "name" }, above), picture, ends,
   el("div", { class: "both" }, told, el("div", null, el("p", { class: "name" }, data.asked), bars)), line);
 walk.reset(moments.length);
