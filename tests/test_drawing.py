@@ -20,18 +20,20 @@ from annotated_decoder.teaching.diagrams import (  # noqa: E402
     AROUND,
     ARROWS,
     BOXES,
+    FLOWS,
     LIT_ARROWS,
     attention_diagram,
     loop_unrolled,
+    model_map,
     you_are_here,
 )
-from annotated_decoder.teaching.drawing import INK, LIT, Diagram, heat_map, ink_on  # noqa: E402
+from annotated_decoder.teaching.drawing import INK, KINDS, LIT, Diagram, bars, heat_map, ink_on  # noqa: E402
 
 CHAPTERS = sorted({chapter for *_, chapters in BOXES.values() for chapter in chapters.split()})
 WORD = "D IH0 K OW1 D ER0 </s>".split()
 BEST = [[(token, 0.9), ("AH0", 0.06), ("<pad>" if i == 3 else "B", 0.04)] for i, token in enumerate(WORD)]
 SIZES = dict(b=1, t=3, s=10, d=192, h=4, head_dim=48)
-PICTURES = {chapter: lambda chapter=chapter: you_are_here(chapter) for chapter in CHAPTERS} | {
+PICTURES = {chapter: lambda chapter=chapter: model_map(chapter) for chapter in CHAPTERS} | {
     "loop": lambda: loop_unrolled(WORD, candidates=BEST),
     "cached loop": lambda: loop_unrolled(["a", "b", "</s>"], cached=True),
     "one pass": lambda: loop_unrolled(["</s>"]),
@@ -79,7 +81,8 @@ def test_a_diagram_is_sound_always_the_same_and_refers_to_nothing(name):
 def test_colours_are_the_page_s_own_but_for_what_is_lit(name):
     diagram = PICTURES[name]()
     colours = {element.get(key) for element in svg(diagram).iter() for key in ("fill", "stroke")} - {None}
-    assert colours - {"none", "currentColor", LIT, INK} == set()
+    hues = {KINDS[kind][0] for kind in ("letter", "sound", "memory")}
+    assert colours - {"none", "currentColor", LIT, INK} == {KINDS[b.kind][0] for b in diagram.boxes.values()} & hues
     lit = [rect for rect in svg(diagram).iter("rect") if rect.get("fill") == LIT]
     assert len(lit) == sum(box.lit for box in diagram.boxes.values())
     assert all(float(rect.get("stroke-width")) > 2 for rect in lit)    # never by colour alone
@@ -152,7 +155,9 @@ def test_a_diagram_refuses_what_it_cannot_draw():
         (lambda: diagram.arrow((35, 20), one.edge("top")), r"\(35, 20\) is on no box's edge"),
         (lambda: diagram.arrow(one.edge("top"), (0, 0)), r"\(0, 0\) is on no box's edge"),
         (lambda: one.edge("north"), "side is 'north'"),
+        (lambda: model_map("poetry"), "'poetry'"),
         (lambda: you_are_here("poetry"), "'poetry'"),
+        (lambda: diagram.box("odd", 0, 0, 10, kind="smell"), "kind is 'smell'; give one of '', 'letter', 'sound'"),
         (lambda: loop_unrolled([]), "0 tokens"),
         (lambda: loop_unrolled(["a"], candidates=[[], []]), "1 tokens and 2 rows"),
         (lambda: attention_diagram(sizes={"b": 1}), "sizes have no"),
@@ -177,12 +182,38 @@ def test_every_chapter_that_shows_the_map_lights_boxes_of_it():
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_the_map_says_in_words_what_is_lit(chapter):
-    diagram = you_are_here(chapter)
+    diagram = model_map(chapter)
     lit = [name for name, box in diagram.boxes.items() if box.lit]
     told = diagram.alt.partition("Lit: ")[2].rstrip(".").split(", ")
     assert lit and told == lit + [LIT_ARROWS[name] for name in LIT_ARROWS if name == chapter]
     thick = [line for line in svg(diagram).iter("polyline") if float(line.get("stroke-width")) > 2]
     assert len(thick) == (chapter in LIT_ARROWS)
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_the_rail_lights_what_the_map_lights_in_the_same_order(chapter):
+    rail, boxes = you_are_here(chapter), model_map(chapter).boxes
+    root = ElementTree.fromstring(rail._repr_html_())
+    assert root.get("role") == "img" and root.get("aria-label") == repr(rail)
+    tiles = [tile for tile in root.iter("span") if "border-radius: 4px" in tile.get("style", "")]
+    assert len(tiles) == len(boxes)
+    for tile, (name, box) in zip(tiles, boxes.items(), strict=True):
+        style = tile.get("style")
+        assert (f"background: {LIT}" in style) == ("font-weight: 700" in style) == ("2px solid" in style) == box.lit
+        assert KINDS[FLOWS.get(name, "")][0] in style and KINDS[box.kind][0] in style
+    assert rail.alt.endswith(f"Here: {', '.join(name for name, box in boxes.items() if box.lit)}.")
+
+
+@pytest.mark.parametrize("kind", ["letter", "sound", "memory"])
+def test_labels_in_the_colour_of_their_kind_are_readable_on_white(kind):
+    ax = heat_map(torch.zeros(1, 2), ["a"], ["b", "c"], kinds=(kind, ""))
+    assert {label.get_color() for label in ax.get_yticklabels()} == {KINDS[kind][1]}
+    assert {label.get_color() for label in ax.get_xticklabels()} == {INK}
+    assert {label.get_color() for label in bars(torch.ones(2), "ab", kind=kind).get_xticklabels()} == {KINDS[kind][1]}
+    assert 1.05 / (luminance(KINDS[kind][1]) + 0.05) >= 4.5
+    with pytest.raises(ValueError, match="kind is 'smell'"):
+        heat_map(torch.zeros(1, 1), ["a"], ["b"], kinds=("", "smell"))
+    matplotlib.pyplot.close("all")
 
 
 @pytest.mark.parametrize("cached", [False, True])

@@ -267,12 +267,12 @@ class CourseMap(MystDirective):
     "The map of the model, each box a link to its chapter, and beside it the chapters by part with their minutes."
 
     def run(self):
-        from annotated_decoder.teaching.diagrams import you_are_here
+        from annotated_decoder.teaching.diagrams import model_map
 
         pages = [page for _, chapters in course() for page, *_ in chapters]
         uri = self.env.app.builder.get_relative_uri
         links = {page.split("/")[-1].split("_", 1)[1]: uri(self.env.docname, page) for page in pages}
-        drawn = nodes.raw("", you_are_here(links=links)._repr_html_(), format="html")
+        drawn = nodes.raw("", model_map(links=links)._repr_html_(), format="html")
         listed = nodes.container("", *super().run())
         return [nodes.container("", nodes.container("", drawn), listed, classes=["course-map"])]
 
