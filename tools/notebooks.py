@@ -97,9 +97,13 @@ def problems(notebook, name: str, strict_width: bool = False):
         if "raises-exception" not in cell.metadata.get("tags", []):
             if any(output.output_type == "error" for output in cell.outputs):
                 yield f"cell {cell.id} ended in an error"
-        if pictures(cell) and not cell.metadata.get("mystnb", {}).get("image", {}).get("alt"):
+        about = cell.metadata.get("mystnb", {})
+        alt, caption = about.get("image", {}).get("alt"), about.get("figure", {}).get("caption")
+        if pictures(cell) and not alt:
             yield f"cell {cell.id} draws a picture without alternative text; set mystnb.image.alt in its metadata"
-        if not pictures(cell) and cell.metadata.get("mystnb", {}).get("image", {}).get("alt"):
+        if pictures(cell) and not caption:
+            yield f"cell {cell.id} draws a picture without a caption; set mystnb.figure.caption in its metadata"
+        if not pictures(cell) and (alt or caption):
             yield f"cell {cell.id} describes a picture, but its output has none"
         if len(cell.source.splitlines()) > (most := most_lines(cell)) and f"{name}/{cell.id}" not in LONGER:
             yield f"cell {cell.id} has over {most} lines; split it"
