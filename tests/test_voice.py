@@ -188,25 +188,3 @@ def test_a_word_has_no_click_that_flites_has_not(sixty):
         theirs = abs(np.diff(x)).max() / abs(x).max()
         print(f"{word} {rough[word] / theirs:.2f}")
         assert rough[word] < 1.7 * theirs, word
-
-
-@on_node
-def test_the_voice_falls(sixty):
-    "From the first third of what is voiced to the last, of words whose first vowel has the stress."
-    falls = []
-    for word, phonemes in sixty[0].items():
-        if [p[-1] for p in phonemes if p[-1].isdigit()][0] == "1" and len(found := pitches(sixty[1][word])) > 5:
-            falls.append(np.mean(found[: len(found) // 3]) - np.mean(found[-len(found) // 3 :]))
-    print(f"{len(falls)} words, {np.mean(falls):.0f} Hz")
-    assert len(falls) > 20 and np.mean(falls) > 8 and np.mean(np.array(falls) > 0) > 0.9
-
-
-def pitches(x, size=500):
-    "In Hz every 10 ms, where a stretch of samples is much like one a period later."
-    lags, found = np.arange(110, 260), []
-    for at in range(0, len(x) - size - lags[-1], 160):
-        pieces = np.lib.stride_tricks.sliding_window_view(x[at + lags[0] : at + lags[-1] + size], size)
-        alike = pieces @ x[at : at + size] / (np.linalg.norm(pieces, axis=1) * np.linalg.norm(x[at : at + size]) + 1e-9)
-        if alike.max() > 0.8 and x[at : at + size].std() > 0.05:
-            found.append(16000 / lags[alike.argmax()])
-    return found

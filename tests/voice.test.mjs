@@ -13,6 +13,12 @@ const voice = read(), said = Object.entries(JSON.parse(readFileSync(SAID, "utf8"
 const most = (samples, of) => samples.reduce((top, _, i) => Math.max(top, of(samples, i)), 0);
 const level = (samples, i) => Math.abs(samples[i]);
 const step = (samples, i) => Math.abs(samples[i] - (i ? samples[i - 1] : 0));
+// Samples from one period of the voice to the next, at a share of what is said.
+const apart = (samples, share) => {
+  const at = Math.round(share * samples.length), lags = Array.from({ length: 80 }, (_, i) => i + 120);
+  const like = (lag) => samples.subarray(at, at + 500).reduce((sum, x, i) => sum + x * samples[at + i + lag], 0);
+  return lags.reduce((best, lag) => (like(lag) > like(best) ? lag : best));
+};
 const same = (a, b) => assert.deepEqual([...a], [...b]);
 
 test("a piece is read as it was packed, and parted where its second sound begins", { skip: !WAVE }, () => {
@@ -70,12 +76,14 @@ test("a stressed vowel is longer, louder and higher than one without stress", ()
   };
   const noun = ["B", "AA1", "T", "AA0", "T"], verb = ["B", "AA0", "T", "AA1", "T"];
   assert.ok(half(noun, 0, 0.5) / half(noun, 0.5, 1) > 1.3 * (half(verb, 0, 0.5) / half(verb, 0.5, 1)));
-  const apart = (digit) => {       // samples from one period of the voice to the next, in the middle of a long vowel
-    const { samples } = voice.say(["AA0", "AA0", `AA${digit}`, "AA0", "AA0"]), at = samples.length >> 1;
-    const like = (lag) => samples.subarray(at, at + 500).reduce((sum, x, i) => sum + x * samples[at + i + lag], 0);
-    return Array.from({ length: 80 }, (_, i) => i + 120).reduce((best, lag) => (like(lag) > like(best) ? lag : best));
-  };
-  assert.ok(apart(1) < apart(0), `${apart(1)} ${apart(0)}`);
+  const long = (digit) => voice.say(["AA0", "AA0", `AA${digit}`, "AA0", "AA0"]).samples;
+  assert.ok(apart(long(1), 0.5) < apart(long(0), 0.5), `${apart(long(1), 0.5)} ${apart(long(0), 0.5)}`);
+});
+
+test("the voice falls from the beginning to the end, where no stress lifts it", () => {
+  const { samples } = voice.say(Array(8).fill("AA0")), found = [0.2, 0.4, 0.6, 0.8].map((at) => apart(samples, at));
+  assert.ok(found.every((lag, i) => !i || lag > found[i - 1]), found.join(" "));
+  assert.ok(found[0] > 155 && found[3] < 185, found.join(" "));
 });
 
 test("a symbol without a sound is passed over and named", () => {
