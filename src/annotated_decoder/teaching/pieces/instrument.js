@@ -56,6 +56,41 @@ const ask = async (text) => {
   }
 };
 
+// ---- The voice: fetched when someone wants to hear what the model says, and not what the spelling would say ----
+let voice = null, speakers = null, sounding = null;
+const loadVoice = async () => {
+  const [code, bank] = ["voice.js", "voice.bin"].map((name) => new URL(name, book));
+  const [{ Voice }, file] = await Promise.all([import(code), fetch(bank)]);
+  if (!file.ok) throw new Error(`the server answers ${file.status}`);
+  return new Voice(await file.arrayBuffer());
+};
+const playSamples = (samples, rate) => {
+  const buffer = speakers.createBuffer(1, samples.length, rate);
+  buffer.copyToChannel(samples, 0);
+  sounding?.stop();
+  sounding = speakers.createBufferSource();
+  sounding.buffer = buffer;
+  sounding.connect(speakers.destination);
+  sounding.start();
+};
+const hear = async () => {
+  const says = run.steps.map(({ token }) => token).filter((token) => token !== END).map(name);
+  answer.textContent = "";
+  try {
+    if (!live) throw new Error("a page opened from the disk may fetch nothing");
+    if (!window.AudioContext) throw new Error("this browser has no AudioContext");
+    speakers ??= new AudioContext();                                  // now: a browser wants a press before a sound
+    speakers.resume();
+    voice ??= loadVoice();
+    const { samples, rate, unknown } = (await voice).say(says);
+    playSamples(samples, rate);
+    if (unknown.length) answer.textContent = `The voice has no sound for ${unknown.join(" and ")}, and leaves it out.`;
+  } catch (error) {
+    voice = null;                                                     // the next press asks again
+    answer.textContent = `The voice cannot be heard (${error.message}). Everything else works without it.`;
+  }
+};
+
 // ---- Runs: the model's, or as they were recorded ----
 const drawn = (p) => {
   let rest = Math.random(), token = 0;
@@ -214,7 +249,7 @@ const start = () => {
 };
 const byHand = ({ target }) => { if (target !== play) stop(); };
 for (const event of ["pointerdown", "keydown"]) walk.addEventListener(event, byHand);
-walk.append(play);
+walk.append(play, ...(data.live && book ? [button(["hear it"], hear)] : []));
 const PACES = { slowly: 1500, steadily: 800, quickly: 300 };        // milliseconds a step
 const paces = choice("pace", Object.keys(PACES), (i) => { pace = Object.keys(PACES)[i]; label(); });
 const views = [[null, null]];
