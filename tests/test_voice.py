@@ -17,7 +17,7 @@ from annotated_decoder.pronunciation.phonemes import PHONEMES
 
 ROOT = Path(__file__).resolve().parent.parent
 PIECES = ROOT / "src" / "annotated_decoder" / "teaching" / "pieces"
-BANK, VOICE = PIECES / "voice.bin", PIECES / "voice.js"
+BANK, VOICE = ROOT / "book" / "_static" / "voice.bin", PIECES / "voice.js"
 NODE, FLITE = shutil.which("node"), shutil.which("flite")
 
 on_node = pytest.mark.skipif(

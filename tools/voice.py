@@ -1,6 +1,6 @@
 """Make the voice of the instrument: how each sound goes over into each other one, cut from what Flite says.
 
-python tools/voice.py [OUT]    # writes src/annotated_decoder/teaching/pieces/voice.bin, the same bytes every time
+python tools/voice.py [OUT]    # writes book/_static/voice.bin, the same bytes every time
 
 The synthesiser is Carnegie Mellon University's Flite 2.2 with its voice kal16; in Debian: apt-get install flite.
 Its terms, which let anyone use and change it, and its authors' names are in LICENSE-FLITE.
@@ -26,7 +26,7 @@ import numpy as np
 
 from annotated_decoder.pronunciation.phonemes import PHONEMES
 
-BANK = Path(__file__).resolve().parents[1] / "src" / "annotated_decoder" / "teaching" / "pieces" / "voice.bin"
+BANK = Path(__file__).resolve().parents[1] / "book" / "_static" / "voice.bin"
 RATE, PERIOD = 16000, 160
 SILENCE, SCHWA = "_", "AH0"
 UNITS = [*PHONEMES, SCHWA, SILENCE]

@@ -344,14 +344,14 @@ class LiveInstrument(SphinxDirective):
 
 
 def write_live_files(app, exception):
-    "Beside the pages: what their directives wrote, the decoder in JavaScript with the package's weights, the voice."
+    "Beside the pages: what their directives wrote, the decoder in JavaScript and the voice, the package's weights."
     static = Path(app.outdir) / "_static"
     if exception or app.config.html_theme != "sphinx_book_theme":
         return
     for metadata in app.env.metadata.values():
         for name, text in json.loads(metadata.get("files", "{}")).items():
             (static / name).write_text(text, encoding="utf-8")
-    pieces = [f"teaching/pieces/{name}" for name in ("decoder.js", "voice.js", "voice.bin")]
+    pieces = [f"teaching/pieces/{name}" for name in ("decoder.js", "voice.js")]
     for name in (*pieces, "pronunciation/pronouncer.safetensors"):
         shutil.copy(files(PACKAGE) / name, static)
 

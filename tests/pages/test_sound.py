@@ -4,6 +4,7 @@ import functools
 import http.server
 import shutil
 import threading
+from pathlib import Path
 
 import pytest
 from browsing import Quiet, listen
@@ -13,6 +14,7 @@ from annotated_decoder.teaching import interactive
 from annotated_decoder.teaching.instrument import instrument
 
 FILES = ["voice.bin", "voice.js"]
+BANK = Path(__file__).resolve().parents[2] / "book" / "_static" / "voice.bin"
 RECORDER = """
 window.heard = [];
 window.AudioContext = class {
@@ -49,8 +51,8 @@ def folder(tmp_path_factory):
     static.mkdir()
     piece = instrument(pronouncer(), ["read", "sought"], "Type a word", live=True)
     pieces = interactive.files("annotated_decoder.teaching").joinpath("pieces")
-    for name in ("decoder.js", "voice.js", "voice.bin"):
-        shutil.copy(pieces / name, static)
+    for path in (pieces / "decoder.js", pieces / "voice.js", BANK):
+        shutil.copy(path, static)
     shutil.copy(PRONOUNCER, static / "pronouncer.safetensors")
     written = {"book.js": "", "piece.js": piece.js, "piece.css": piece.css}
     written["icon.svg"] = '<svg xmlns="http://www.w3.org/2000/svg"/>'
