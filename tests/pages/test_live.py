@@ -144,6 +144,13 @@ def test_a_long_word_scrolls_with_its_step(opened):
         assert scroller["x"] <= tile["x"] and tile["x"] + tile["width"] <= scroller["x"] + scroller["width"]
 
 
+def test_the_step_that_a_page_begins_with_is_in_sight_on_a_telephone(opened):
+    tab, root, _, _ = opened(viewport={"width": 390, "height": 900})
+    tab.evaluate("new Promise(requestAnimationFrame)")
+    scroller, tile = (root.locator(part).first.bounding_box() for part in (".scroll", "[aria-current=step]"))
+    assert scroller["x"] <= tile["x"] and tile["x"] + tile["width"] <= scroller["x"] + scroller["width"]
+
+
 def test_a_temperature_above_zero_draws_and_zero_does_not(opened):
     tab, root, _, _ = opened()
     say(root, "daughter")

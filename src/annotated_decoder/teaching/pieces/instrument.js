@@ -292,5 +292,5 @@ arcsOf.querySelector("select").selectedIndex = data.layer === null ? 0 : data.la
 label();
 heat.move();
 walk.go(run.steps.length);
-new ResizeObserver(drawArcs).observe(scene);
+new ResizeObserver(() => { drawArcs(); follow(); }).observe(scene);
 if (data.plays && motion()) start();
