@@ -456,8 +456,14 @@ def drop_thebe(app, config):
     app.registry.css_files = [css for css in app.registry.css_files if css[0] != "sphinx-thebe.css"]
 
 
+def number_no_figure(app, config):
+    "A caption says what is seen, and nothing refers to it by a number, which sphinx-jupyterbook-latex would give it."
+    config.numfig = False
+
+
 def setup(app):
     app.connect("config-inited", drop_thebe, priority=900)
+    app.connect("config-inited", number_no_figure, priority=900)
     app.connect("autodoc-process-docstring", keep_stars, priority=100)
     app.connect("html-page-context", keep_to_its_part)
     app.connect("build-finished", write_live_files)
