@@ -614,7 +614,7 @@ def test_a_reader_who_has_enough_ends_it_quietly(tmp_path):
 
 def test_ctrl_c_ends_it_without_a_traceback():
     with started(subprocess.PIPE) as process:
-        process.stdin.write(b"x1\n" + b"cat\n" * 255)    # as many as it reads ahead
+        process.stdin.write(b"x1\n" + b"cat\n" * 1_023)    # as many as it reads ahead
         process.stdin.flush()
         assert process.stderr.readline().startswith(b"line 1: 'x1'")    # now it waits for more
         process.send_signal(signal.SIGINT)

@@ -15,8 +15,9 @@ from speller import small_pronouncer
 
 from annotated_decoder import __main__ as command
 from annotated_decoder import __version__, cli
+from annotated_decoder.pronunciation import recipe
 from annotated_decoder.pronunciation.dictionary import by_length, reliability, report, score, split_of
-from annotated_decoder.pronunciation.model import Pronouncer, pronounce, pronouncer, steps
+from annotated_decoder.pronunciation.model import pronounce, pronouncer, steps
 from annotated_decoder.pronunciation.phonemes import ipa
 from annotated_decoder.pronunciation.recipe import RECIPE, sure_and_right
 from annotated_decoder.pronunciation.text import TEXT_FORMATS, rewrite
@@ -137,15 +138,15 @@ def test_a_dictionary_is_asked_for_pieces_in_the_form_that_it_lists(run, diction
 
 @pytest.fixture
 def unending(monkeypatch):
-    "A pronouncer whose answers have no end, but for those of letters."
-    stream = Pronouncer.stream
+    "Answers that have no end, but for those of letters."
+    say_words = cli.say_words
 
-    def cut(self, words, **options):
-        for word, found in stream(self, words, **options):
+    def cut(words, **options):
+        for word, found in say_words(words, **options):
             ended = isinstance(found, ValueError) or not any(answer.log_probability for answer in found)
             yield word, found if ended else [answer._replace(finished=False) for answer in found]
 
-    monkeypatch.setattr(Pronouncer, "stream", cut)
+    monkeypatch.setattr(cli, "say_words", cut)
 
 
 def test_an_answer_without_an_end_is_named_and_fails(run, unending):
@@ -231,8 +232,8 @@ def test_a_request_that_cannot_be_met_is_one_line_before_any_work(run, monkeypat
     monkeypatch.chdir(tmp_path)
     (tmp_path / "loop").symlink_to("loop")
     monkeypatch.setattr(cli, "read_cmudict", lambda: {})
-    for name in ("train_pronouncer", "split_of", "steps"):
-        monkeypatch.setattr(cli, name, lambda *args: pytest.fail("the work has begun"))
+    for module, name in ((recipe, "train_pronouncer"), (cli, "split_of"), (cli, "say_words")):
+        monkeypatch.setattr(module, name, lambda *args, **options: pytest.fail("the work has begun"))
     status, out, err = run(*arguments.split())
     assert (status, out) == (2, "")
     assert err.startswith("annotated-decoder: ") and why in err and err.count("\n") == 1
@@ -263,9 +264,9 @@ TINY = dict(d_model=8, encoder_layers=1, decoder_layers=1, progress=False)
 
 
 def test_a_training_that_is_stopped_says_how_to_go_on_and_does(run, monkeypatch, dictionary, tmp_path, interruptible):
-    some, made = dict(list(dictionary.items())[:400]), cli.train_pronouncer
+    some, made = dict(list(dictionary.items())[:400]), recipe.train_pronouncer
     monkeypatch.setattr(cli, "read_cmudict", lambda: some)
-    monkeypatch.setattr(cli, "train_pronouncer", lambda *args, **options: made(*args, **options, **TINY))
+    monkeypatch.setattr(recipe, "train_pronouncer", lambda *args, **options: made(*args, **options, **TINY))
     step, seen = TrainingRun.take_step, []
 
     def take_step(self, *arguments):
@@ -289,8 +290,8 @@ def test_a_training_that_is_stopped_says_how_to_go_on_and_does(run, monkeypatch,
 def test_train_writes_a_model_and_evaluate_stores_its_scores(run, monkeypatch, dictionary, tmp_path):
     some, path = dict(list(dictionary.items())[:400]), tmp_path / "small.safetensors"
     monkeypatch.setattr(cli, "read_cmudict", lambda: some)
-    made = cli.train_pronouncer
-    monkeypatch.setattr(cli, "train_pronouncer", lambda *args, **options: made(*args, **options, **TINY))
+    made = recipe.train_pronouncer
+    monkeypatch.setattr(recipe, "train_pronouncer", lambda *args, **options: made(*args, **options, **TINY))
     status, out, _ = run("train", "--out", str(path), "--epochs", "1", "--seed", "3")
     before = TrainedModel.load(path)
     assert status == 0 and str(path) in out and [p.name for p in tmp_path.iterdir()] == [path.name]
@@ -320,7 +321,7 @@ def test_train_is_the_recipe_but_for_what_is_asked(run, monkeypatch, tmp_path, o
         return small_pronouncer()
 
     monkeypatch.setattr(cli, "read_cmudict", lambda: {})
-    monkeypatch.setattr(cli, "train_pronouncer", train_pronouncer)
+    monkeypatch.setattr(recipe, "train_pronouncer", train_pronouncer)
     small_pronouncer().save(tmp_path / "teacher")
     taught = ("--teachers", str(tmp_path / "teacher"), str(tmp_path / "teacher")) if options else ()
     assert run("train", "--out", str(tmp_path / "m"), *options, *taught)[0] == 0
@@ -361,7 +362,7 @@ sys.exit(command.main())
 
 
 @pytest.mark.parametrize(
-    "imported, listens, status", [("torch", "yes", -signal.SIGINT), ("torch", "no", 0), ("nothing", "yes", 0)]
+    "imported, listens, status", [("numpy", "yes", -signal.SIGINT), ("numpy", "no", 0), ("nothing", "yes", 0)]
 )
 def test_ctrl_c_during_the_imports_ends_the_command_without_a_traceback(imported, listens, status):
     command = [sys.executable, "-c", PRESSED, imported, listens]

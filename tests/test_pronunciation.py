@@ -8,18 +8,19 @@ from hypothesis import strategies as st
 from small import few
 from torch.testing import assert_close
 
-from annotated_decoder.pronunciation import model as pronunciation
+from annotated_decoder.pronunciation import saying
 from annotated_decoder.pronunciation.dictionary import by_length, report, score, split_of
 from annotated_decoder.pronunciation.model import (
     PRONOUNCER,
     Pronouncer,
-    origin_of,
     pronounce,
     steps,
 )
 from annotated_decoder.pronunciation.recipe import new_pronouncer
+from annotated_decoder.pronunciation.saying import origin_of
 from annotated_decoder.pronunciation.words import read_word, spell
 from annotated_decoder.trained.batches import Transcription
+from annotated_decoder.trained.in_numpy import NumpyModel
 from annotated_decoder.trained.model_file import TrainedModel
 
 WORDS = ["cat", "read", "nebulizing", "annotated", "decoder", "rhythm", "xylophone", "queue", "a", "zzz", "strengths"]
@@ -291,13 +292,15 @@ def test_numbers_that_cannot_be_are_refused_before_a_word_is_read(tiny, options)
 
 
 @pytest.fixture
-def endless(tiny, monkeypatch):
+def endless(tiny, monkeypatch, tmp_path):
     "The shipped model's place taken by one that never ends."
     made = new_pronouncer(LISTED, d_model=8, max_len=12)
     with torch.no_grad():
-        made.model.projection.bias[:3] = -1e9
+        made.model.projection.bias[:3] = -6e4
     model = Pronouncer(made.model.eval(), made.source, made.target, {})
-    monkeypatch.setattr(pronunciation, "pronouncer", lambda: model)
+    model.save(tmp_path / "model")
+    shipped = NumpyModel(tmp_path / "model")
+    monkeypatch.setattr(saying, "speaker", lambda: shipped)
     return model
 
 

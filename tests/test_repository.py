@@ -12,6 +12,7 @@ import tarfile
 import tomllib
 import zipfile
 from dataclasses import asdict, fields
+from importlib import import_module
 from pathlib import Path
 
 import nbformat
@@ -55,11 +56,11 @@ PACKAGES = ["", *ROOMS]
 
 def home_of(name):
     "The module that a dotted name leads to; a name of the package's own leads where its table says."
-    from annotated_decoder import _HOME
+    from annotated_decoder import _MODULES
 
     parts = name.split(".")[1:]
     found = max((".".join(parts[:n]) for n in range(len(parts) + 1) if ".".join(parts[:n]) in TEXTS), key=len)
-    return found or _HOME.get(parts[0] if parts else "", "")
+    return found or next((module for module, names in _MODULES.items() if parts and parts[0] in names), "")
 
 
 def imported(text, module):
@@ -76,7 +77,7 @@ def imported(text, module):
         elif isinstance(node, ast.Attribute) and ast.unparse(node).startswith("annotated_decoder."):
             names.add(ast.unparse(node))
     ours = {name for name in names if name.split(".")[0] == "annotated_decoder"}
-    return {home_of(name) for name in ours - {"annotated_decoder.__version__"}}
+    return {home_of(name) for name in ours - {"annotated_decoder.__version__", "annotated_decoder.lazily"}}
 
 
 def floor(module):
@@ -184,16 +185,23 @@ def test_an_import_upward_would_be_seen():
     assert above("check.laws", below) == set() == above("cli", below)
 
 
-def test_the_package_itself_loads_nothing_until_it_is_asked():
-    from annotated_decoder import _CHAPTERS
-
-    body = ast.parse(TEXTS[""]).body
+@pytest.mark.parametrize("package", ["", "trained", "pronunciation"])
+def test_a_package_loads_nothing_until_it_is_asked(package):
+    name = f"annotated_decoder.{package}".rstrip(".")
+    lazy, body = import_module(name), ast.parse(TEXTS[package]).body
     (types,) = [node for node in body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
-    assert imported("\n".join(ast.unparse(node) for node in body if node is not types), "") == set()
+    assert imported("\n".join(ast.unparse(node) for node in body if node is not types), package) == set()
     told = {node.module: [alias.name for alias in node.names] for node in types.body}
-    assert {home: sorted(names) for home, names in _CHAPTERS.items()} == {home: sorted(told[home]) for home in told}
-    loaded = "import annotated_decoder, sys; print([m for m in sys.modules if m.split('.')[0] in ('torch', 'numpy')])"
+    assert {home: sorted(names) for home, names in lazy._MODULES.items()} == {home: sorted(told[home]) for home in told}
+    assert sorted(lazy.__all__) == sorted(name for names in told.values() for name in names)
+    assert {*lazy.__all__} <= {*dir(lazy)} and all(hasattr(lazy, each) for each in lazy.__all__)
+    with pytest.raises(AttributeError, match=f"module '{name}' has no attribute 'nothing'"):
+        lazy.nothing  # noqa: B018
+    loaded = f"import {name}, sys; print([m for m in sys.modules if m.split('.')[0] in ('torch', 'numpy')])"
     assert run(sys.executable, "-c", loaded).strip() == "[]"
+
+
+def test_no_module_is_imported_by_a_name_that_is_put_together():
     assert [m for m, text in TEXTS.items() if m and re.search(r"import_module\(f?[\"']|__import__", text)] == []
 
 

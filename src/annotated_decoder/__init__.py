@@ -1,5 +1,7 @@
 "The Transformer decoder, built chapter by chapter. The names below are the book's table of contents in code."
 
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -23,23 +25,31 @@ if TYPE_CHECKING:
     from .pronunciation import pronounce, steps
     from .strategies import beam_search
 
-_CHAPTERS = {
+_MODULES = {
     "encoder_outputs": ["Vocabulary"], "attention": ["MultiHeadAttention", "causal_mask"], "embedding": ["Embedding"],
     "normalization": ["Residual"], "decoder": ["StackConfig", "Decoder"], "encoder": ["Encoder"],
     "projection": ["Projection"], "generation": ["EncoderDecoder", "generate"], "caching": ["Cache"],
     "strategies": ["beam_search"], "pronunciation": ["pronounce", "steps"],
 }  # fmt: skip
-_HOME = {name: chapter for chapter, names in _CHAPTERS.items() for name in names}
 
 
-def __getattr__(name: str) -> Any:
-    "A name is imported when it is first asked for: PyTorch takes seconds to load, and `--version` needs none of it."
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(f".{_HOME[name]}", __name__), name)
-    globals()[name] = found
-    return found
+def lazily(
+    package: str, modules: Mapping[str, Sequence[str]]
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """`__getattr__` and `__dir__` of a package: a name is imported from its module when it is first asked for.
+
+    PyTorch takes seconds to load, and `--version` or a word to pronounce needs none of it.
+    """
+    home = {name: module for module, names in modules.items() for name in names}
+
+    def find(name: str) -> Any:
+        if name not in home:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        found = getattr(import_module(f".{home[name]}", package), name)
+        setattr(sys.modules[package], name, found)
+        return found
+
+    return find, lambda: sorted({*vars(sys.modules[package]), *home})
 
 
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazily(__name__, _MODULES)

@@ -1,6 +1,6 @@
 """The command `annotated-decoder`, also `python -m annotated_decoder`, from its first moment.
 
-Ctrl-C while PyTorch is loaded ends it without a traceback.
+Ctrl-C while the command is loaded ends it without a traceback.
 """
 
 import signal

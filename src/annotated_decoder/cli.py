@@ -31,20 +31,12 @@ from annotated_decoder.pronunciation.dictionary import (
     score,
     split_of,
 )
-from .pronunciation.model import PRONOUNCER, origin_of, pronouncer, steps
 from .pronunciation.phonemes import ipa
-from annotated_decoder.pronunciation.recipe import (
-    RECIPE,
-    fit_temperature,
-    set_temperature,
-    sure_and_right,
-    train_pronouncer,
-)
+from .pronunciation.saying import PRONOUNCER, one_piece, origin_of, say_words, speaker
 from .pronunciation.text import SSML_END, SSML_START, TEXT_FORMATS, as_json, say_text, write_said
-from .pronunciation.words import read_word, unfinished
+from .pronunciation.words import unfinished
 from .trained.batches import Transcription
-from .trained.checkpoints import Checkpoints
-from .trained.model_file import TrainedModel
+from .trained.in_numpy import softmax
 from .trained.whole_files import check_target
 
 # %% ../../notebooks/command_line/cli.ipynb #pronounce-lines
@@ -56,13 +48,14 @@ def _complain(place: str, why: object, refused: Counter) -> None:
 
 def _print_steps(word: str, layer: int) -> None:
     "Each iteration as a row: position, the three most probable symbols, the letter attention looks at most."
-    told, columns = steps(word, attention_layer=layer), [*read_word(word)[0], "</s>"]
+    piece = one_piece(word)
+    told, columns = speaker().steps(piece), [*piece, "</s>"]
     print(f"{'position':<9} {'first':<12} {'second':<12} {'third':<12} attention (layer {layer}, mean of heads)")
     for step in told:
-        candidates = " ".join(f"{symbol:<5}{p:<7.3f}" for symbol, p in step.best(3))
-        assert step.attention is not None                            # a layer is named
-        i = int(step.attention.argmax())
-        print(f"{step.position:<9} {candidates} {columns[i]} (column {i}) {step.attention[i].item():.3f}")
+        p, attention = softmax(step.logits), step.attention[layer].mean(0)
+        candidates = " ".join(f"{speaker().target[i]:<5}{p[i]:<7.3f}" for i in (-p).argsort(kind="stable")[:3])
+        i = int(attention.argmax())
+        print(f"{step.position:<9} {candidates} {columns[i]} (column {i}) {attention[i]:.3f}")
 
 # %% ../../notebooks/command_line/cli.ipynb #answers
 _Say = Callable[[Iterable[str]], Iterator[tuple[str, list[Transcription] | ValueError]]]
@@ -105,7 +98,7 @@ def _say_words(args: argparse.Namespace, say: _Say, listed: _Listed, at_once: bo
 # %% ../../notebooks/command_line/cli.ipynb #check-options
 def _check_options(args: argparse.Namespace) -> tuple[int, int]:
     "The width of the beam and the number of answers; ValueError where options cannot be had together."
-    layers = len(pronouncer().model.decoder.layers)
+    layers = len(speaker().model.decoder.layers)
     if args.layer is not None and not args.steps:
         raise ValueError("--layer says what --steps shows; give both, or neither")
     if args.layer is not None and not 0 <= args.layer < layers:
@@ -154,13 +147,18 @@ def _run_pronounce(args: argparse.Namespace) -> int:
     if not args.words and isinstance(sys.stdin, TextIOWrapper):      # a bad byte spoils its own word only
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape", newline=ends)
     at_once = args.steps or (not args.words and sys.stdin.isatty())
-    say = partial(pronouncer().stream, beam=beam, best=best, dictionary=listed, read_ahead=1 if at_once else 256)
+    say = partial(say_words, beam=beam, best=best, dictionary=listed, read_ahead=1 if at_once else 1_024)
     refused = (_say_text if args.text else _say_words)(args, say, listed, at_once)
     return 1 if refused else 0
 
 # %% ../../notebooks/command_line/cli.ipynb #train-evaluate
 def _run_train(args: argparse.Namespace) -> int:
-    config = replace(RECIPE, epochs=args.epochs, seed=args.seed, bfloat16=not args.float32)
+    from annotated_decoder.pronunciation.recipe import RECIPE, fit_temperature, train_pronouncer  # PyTorch
+    from annotated_decoder.trained.checkpoints import Checkpoints
+    from annotated_decoder.trained.model_file import TrainedModel
+
+    given = {name: value for name in ("epochs", "seed") if (value := getattr(args, name)) is not None}
+    config = replace(RECIPE, bfloat16=not args.float32, **given)
     folder = f"{check_target(args.out)}.checkpoints"                 # tried before the long part, not after it
     checkpoints = Checkpoints(folder, args.every)
     dictionary, teachers = read_cmudict(), [TrainedModel.load(path) for path in args.teachers]
@@ -183,6 +181,8 @@ def _run_train(args: argparse.Namespace) -> int:
 
 # %% ../../notebooks/command_line/cli.ipynb #evaluate
 def _run_evaluate(args: argparse.Namespace) -> int:
+    from annotated_decoder.trained.model_file import TrainedModel  # PyTorch
+
     if not 1 <= args.beam <= 100:
         raise ValueError(f"--beam is {args.beam}; give a number from 1 to 100")
     if args.store and args.beam != 1:
@@ -200,8 +200,10 @@ def _run_evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _scores_of(trained: TrainedModel, words: Sequence[str], dictionary: _Listed, beam: int) -> dict[str, Any]:
+def _scores_of(trained: Any, words: Sequence[str], dictionary: _Listed, beam: int) -> dict[str, Any]:
     "Rates of all words, of a sample, by length; and how sure and how right, before the temperature was set and after."
+    from annotated_decoder.pronunciation.recipe import set_temperature, sure_and_right
+
     found = trained.transcribe(words, beam=beam, progress=True)
     sample = {word: found[word] for word in words[::20]}             # few enough for a test to score again
     scores: dict = report(found, dictionary)
@@ -274,8 +276,8 @@ def _make_parser() -> argparse.ArgumentParser:
 
     make = commands.add_parser("train", help="train the model on the CMU Pronouncing Dictionary")
     make.add_argument("--out", required=True, metavar="FILE", help="the safetensors file to write")
-    make.add_argument("--epochs", type=int, default=RECIPE.epochs)
-    make.add_argument("--seed", type=int, default=RECIPE.seed)
+    make.add_argument("--epochs", type=int, help="as many as the shipped model's unless given")
+    make.add_argument("--seed", type=int, help="the shipped model's unless given")
     make.add_argument("--teachers", nargs="+", default=[], metavar="FILE", help="models to learn from, too")
     make.add_argument("--every", type=int, default=500, metavar="STEPS", help="steps from checkpoint to checkpoint")
     make.add_argument("--float32", action="store_true", help="where a processor has no bfloat16; other rounding")

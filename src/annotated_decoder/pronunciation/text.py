@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from xml.sax.saxutils import escape, quoteattr
 
 from .dictionary import Pronunciation
-from .model import origin_of, pronouncer
 from .phonemes import espeak, ipa
+from .saying import origin_of, say_words
 from ..trained.batches import Transcription
 
 # %% ../../../notebooks/pronunciation/text.ipynb #spans
@@ -94,10 +94,10 @@ def say_text(
     """The stretches of a text, each word with its answer or a ValueError.
 
     `lines` keep their ends, as those of an open file do; `read_ahead` of them are
-    held at a time. `say` answers words in order; unless given, it is the shipped
-    model's `stream`. Chapter *Running text*.
+    held at a time. `say` answers words in order; unless given, it is `say_words`.
+    Chapter *Running text*.
     """
-    lines, say = iter(lines), say or pronouncer().stream
+    lines, say = iter(lines), say or say_words
     start, number, before = 0, 0, ""
     while chunk := list(islice(lines, read_ahead)):
         cut = []

@@ -1,14 +1,29 @@
-"A model of your own: one file that holds it, batches, checkpoints of its training, the hub, and ONNX."
+"A model of your own: one file that holds it, in PyTorch or in NumPy, batches, checkpoints, the hub, and ONNX."
 
-from .batches import Transcription
-from .checkpoints import Checkpoints, train_resumably
-from .hub import load_from_hub, push_to_hub, save_folder
-from .model_file import TrainedModel
-from .onnx_export import export_onnx
-from .onnx_run import OnnxModel, generate_onnx
-from .resuming import TrainingRun
+from typing import TYPE_CHECKING
+
+from .. import lazily
 
 __all__ = [
-    "TrainedModel", "Transcription", "TrainingRun", "Checkpoints", "train_resumably", "save_folder", "load_from_hub",
-    "push_to_hub", "export_onnx", "OnnxModel", "generate_onnx",
+    "TrainedModel", "NumpyModel", "Transcription", "TrainingRun", "Checkpoints", "train_resumably", "save_folder",
+    "load_from_hub", "push_to_hub", "export_onnx", "OnnxModel", "generate_onnx",
 ]  # fmt: skip
+
+if TYPE_CHECKING:
+    from .batches import Transcription
+    from .checkpoints import Checkpoints, train_resumably
+    from .hub import load_from_hub, push_to_hub, save_folder
+    from .in_numpy import NumpyModel
+    from .model_file import TrainedModel
+    from .onnx_export import export_onnx
+    from .onnx_run import OnnxModel, generate_onnx
+    from .resuming import TrainingRun
+
+_MODULES = {
+    "batches": ["Transcription"], "checkpoints": ["Checkpoints", "train_resumably"],
+    "hub": ["load_from_hub", "push_to_hub", "save_folder"], "in_numpy": ["NumpyModel"],
+    "model_file": ["TrainedModel"], "onnx_export": ["export_onnx"], "onnx_run": ["OnnxModel", "generate_onnx"],
+    "resuming": ["TrainingRun"],
+}  # fmt: skip
+
+__getattr__, __dir__ = lazily(__name__, _MODULES)
