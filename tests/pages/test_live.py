@@ -8,6 +8,7 @@ import threading
 import pytest
 import torch
 from browsing import HTML, Quiet, listen
+from playwright.sync_api import expect
 
 from annotated_decoder.encoder_outputs import END
 from annotated_decoder.pronunciation.model import pronounce, pronouncer
@@ -43,8 +44,7 @@ def say(root, word):
 
 def wait_for(tab, root, letters):
     "Until these letters stand there."
-    shown = f"[...document.querySelectorAll('.letter')].slice(0, -1).map(e => e.textContent).join('') === '{letters}'"
-    tab.wait_for_function(shown)
+    expect(root.locator(".letter")).to_have_text([*letters, "</s>"], timeout=30_000)    # asks no page to run a string
 
 
 def said(root):
