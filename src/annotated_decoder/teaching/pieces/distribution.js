@@ -68,7 +68,9 @@ const throwDice = () => {
     const at = Math.random();
     return left.find((_, i) => at < total(left.slice(0, i + 1).map((id) => shares[id]))) ?? left[0];
   };
-  drawn.textContent = `drawn: ${Array.from({ length: 12 }, () => data.symbols[one()]).join(" ")}`;
+  const ids = Array.from({ length: 12 }, one), counts = left.map((id) => [id, ids.filter((each) => each === id).length]);
+  const told = counts.filter(([, n]) => n).map(([id, n]) => `${data.symbols[id]} ${n}`);
+  drawn.textContent = `Twelve draws: ${told.join(", ")}.`;
 };
 const heat = slider("temperature", { min: 0.1, max: 2, step: 0.05, value: 1 }, String,
   (value) => { temperature = value; draw(); });
@@ -88,7 +90,7 @@ const table = el("table", null, el("caption", { class: "unseen" }, "The candidat
 const legend = el("p", { class: "legend" }, "A solid bar is what a draw goes by, a dashed one what a filter has cut. "
   + "The upright mark is the model's own probability.");
 stage.append(el("div", { class: "controls" }, steps), el("div", { class: "controls" }, heat, most, mass,
-  el("button", { type: "button", onclick: start }, "the model's own"),
+  el("button", { type: "button", onclick: start }, "back to the model's own"),
   el("button", { type: "button", onclick: throwDice }, "draw twelve")), drawn,
   el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "The candidates of this step" }, table),
   legend, said);

@@ -71,11 +71,14 @@ const playSamples = (samples, rate) => {
   sounding = speakers.createBufferSource();
   sounding.buffer = buffer;
   sounding.connect(speakers.destination);
+  hearing.dataset.state = "speaks";
+  sounding.onended = ({ target }) => { if (target === sounding) hearing.dataset.state = ""; };
   sounding.start();
 };
 const hear = async () => {
   const says = run.steps.map(({ token }) => token).filter((token) => token !== END).map(name);
-  answer.textContent = "";
+  answer.textContent = voice ? "" : "The voice is being fetched.";
+  hearing.dataset.state = "waits";
   try {
     if (!live) throw new Error("a page opened from the disk may fetch nothing");
     if (!window.AudioContext) throw new Error("this browser has no AudioContext");
@@ -83,10 +86,12 @@ const hear = async () => {
     speakers.resume();
     voice ??= loadVoice();
     const { samples, rate, unknown } = (await voice).say(says);
+    answer.textContent = "";
     playSamples(samples, rate);
     if (unknown.length) answer.textContent = `The voice has no sound for ${unknown.join(" and ")}, and leaves it out.`;
   } catch (error) {
     voice = null;                                                     // the next press asks again
+    hearing.dataset.state = "";
     answer.textContent = `The voice cannot be heard (${error.message}). Everything else works without it.`;
   }
 };
@@ -214,10 +219,12 @@ const inWords = () => {
   const who = at === forced.length - 1 ? "you chose" : temperature && typed() ? "it draws" : "it says";
   const asIn = data.as_in[name(token)], what = token === END ? "that the word has ended" : name(token);
   const heated = temperature ? ` at temperature ${temperature}` : "";
-  const [second, third] = best(p).filter((each) => each !== token).map((each) => `${name(each)} ${shown(p[each])}`);
+  const [first, second, third] = best(p), is = (each) => `${name(each)} ${shown(p[each])}`;
+  const others = token === first ? `the next most probable are ${is(second)} and ${is(third)}`
+    : `the most probable is ${is(first)}`;
   const stuck = at === run.steps.length - 1 && token !== END ? " No position is left: it found no end." : "";
   return `Step ${at + 1} of ${run.steps.length}: ${after}${who} ${what}${asIn ? `, as in ${asIn}` : ""}, `
-    + `probability ${shown(p[token])}${heated}; the next most probable are ${second} and ${third}. `
+    + `probability ${shown(p[token])}${heated}; ${others}. `
     + `It looks most at ${run.source[letter]}, weight ${row[letter].toFixed(2)} (${viewName(view)}).${stuck}`;
 };
 const follow = () => {                                                // a long word scrolls with its step
@@ -233,7 +240,7 @@ const redraw = () => {
 
 // ---- What can be done ----
 const walk = stepper("step", (n) => { at = n; redraw(); });
-const play = button([], () => (playing ? stop() : start()));
+const play = button([], () => (playing ? stop() : start()), { class: "play" });
 const label = () => { play.textContent = playing ? "pause" : `play ${pace}`; };
 const stop = () => { clearTimeout(playing); playing = 0; label(); };
 const start = () => {
@@ -248,8 +255,11 @@ const start = () => {
   label();
 };
 const byHand = ({ target }) => { if (target !== play) stop(); };
-for (const event of ["pointerdown", "keydown"]) walk.addEventListener(event, byHand);
-walk.append(play, ...(data.live && book ? [button(["hear it"], hear)] : []));
+for (const part of [walk, candidates]) {
+  for (const event of ["pointerdown", "keydown"]) part.addEventListener(event, byHand);
+}
+const hearing = button(["hear it"], hear, { class: "hear" });
+walk.append(play, ...(data.live && book ? [hearing] : []));
 const PACES = { slowly: 1500, steadily: 800, quickly: 300 };        // milliseconds a step
 const paces = choice("pace", Object.keys(PACES), (i) => { pace = Object.keys(PACES)[i]; label(); });
 const views = [[null, null]];

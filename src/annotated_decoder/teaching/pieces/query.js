@@ -110,7 +110,7 @@ const drag = ({ clientX, clientY }) => {
 left.svg.addEventListener("pointerdown", (event) => { left.svg.setPointerCapture(event.pointerId); drag(event); });
 left.svg.addEventListener("pointermove", (event) => { if (left.svg.hasPointerCapture(event.pointerId)) drag(event); });
 left.svg.classList.add("held");
-const shadow = data.width > 2 ? "The keys are drawn in the plane that holds the query, so no score loses anything. " : "";
+const shadow = data.width > 2 ? "The keys are drawn in the plane that holds the query, so the scores are all there. " : "";
 const legend = el("p", { class: "legend" }, `Vectors have ${data.width} dimensions. ${shadow}`,
   "Drag the tip of the query, or move the sliders. A dashed line ends at a key's shadow on the line of the query: "
   + `the score is shadow times length, divided by √${data.width}. `
