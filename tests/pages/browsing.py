@@ -67,11 +67,18 @@ def turn(tab, theme):
     }""", theme)
 
 
+LOOK = """async ([part, rules]) => {
+  const found = await axe.run(part, { runOnly: rules, resultTypes: ["violations"] });
+  const faults = found.violations.flatMap(({ id, nodes }) => nodes.map(
+    ({ html, failureSummary }) => `${id}: ${html.slice(0, 200)} ${failureSummary}`));
+  return [found.passes.length, faults];
+}"""
+
+
 def violations(tab, part="html", rules=RULES):
     "What axe finds wrong with a part of the page, one text for each element."
     if not tab.evaluate("'axe' in window"):
         tab.evaluate(AXE)
-    found = tab.evaluate("([part, rules]) => axe.run(part, {runOnly: rules})", [part, rules])
-    assert found["passes"] or rules != RULES    # it did look
-    nodes = [(violation["id"], node) for violation in found["violations"] for node in violation["nodes"]]
-    return [f"{rule}: {node['html'][:200]} {node['failureSummary']}" for rule, node in nodes]
+    passed, faults = tab.evaluate(LOOK, [part, rules])
+    assert passed or rules != RULES    # it did look
+    return faults
