@@ -70,11 +70,16 @@ def test_a_page_is_complete_quiet_and_accessible(tab, site, page):
     assert found + complaints == [], "\n".join(found + complaints)
 
 
-@pytest.mark.parametrize("page", ["book/claims.html", "notebooks/03_cross_attention.html"])
+SCROLLING = """() => [...document.querySelectorAll("article *")].filter(
+  e => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX === "auto").length"""
+
+
+@pytest.mark.parametrize("page", ["notebooks/12_strategies.html", "notebooks/03_cross_attention.html"])
 def test_on_a_telephone_what_scrolls_is_reached_by_the_keyboard(browser, site, page):
     "The theme looks once, when a page is loaded, which of its parts scroll."
     tab = browser.new_page(viewport={"width": 390, "height": 900})
     tab.goto(site + page)
+    assert tab.evaluate(SCROLLING) > 0
     assert violations(tab, rules=["scrollable-region-focusable"]) == []
     tab.close()
 
