@@ -51,14 +51,6 @@ def listen(tab):
     return complaints, lambda: [tab.remove_listener(event, listener) for event, listener in listeners.items()]
 
 
-def visit(tab, url, until="load"):
-    "Open a page; what its console and its requests complained of."
-    complaints, stop = listen(tab)
-    tab.goto(url, wait_until=until)
-    stop()
-    return complaints
-
-
 def turn(tab, theme):
     "Make a page dark or light, as its button does; colours that glide have arrived."
     tab.evaluate("""theme => {

@@ -6,7 +6,7 @@ They need the built book and Debian's Chromium; `browsing` says what happens whe
 import re
 
 import pytest
-from browsing import HTML, PAGES, listen, turn, violations, visit
+from browsing import HTML, PAGES, listen, turn, violations
 from pypdf import PdfReader
 
 ONE_OF_EACH_COLOUR = """() => {    // code has thousands of coloured words; of each colour one a page is enough
@@ -101,7 +101,7 @@ def test_the_dark_page_is_the_one_that_a_dark_system_gets(browser, site):
 @pytest.mark.parametrize("page", PAGES)
 def test_the_keyboard_reaches_every_control(tab, site, page):
     tab.set_viewport_size({"width": 1280, "height": 900})
-    visit(tab, site + page)
+    tab.goto(site + page)
     # Number what can be seen and used, then press Tab until the page has been walked through.
     wanted = tab.evaluate("""() => {
       const all = [...document.querySelectorAll("a[href], button, input, select, textarea, summary")];

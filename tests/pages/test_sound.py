@@ -120,6 +120,15 @@ def test_nothing_is_fetched_before_the_press_and_then_two_files_once(opened):
     assert [text for text in complaints if "inline style" not in text] == []
 
 
+def test_the_button_stays_where_it_is_while_the_word_plays_and_can_be_pressed(opened):
+    tab, root, _, _ = opened()
+    button = root.get_by_role("button", name="hear it")
+    still = button.bounding_box()
+    root.get_by_role("button", name="play").click()
+    assert root.get_by_role("button", name="pause").count() == 1 and button.bounding_box() == still
+    assert len(hear(tab, root, 1)) == 1 and button.bounding_box() == still
+
+
 def test_it_says_the_sounds_that_were_chosen_and_not_the_letters(opened):
     tab, root, _, _ = opened()
     hear(tab, root, 1)
