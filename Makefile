@@ -70,8 +70,10 @@ notebooks: $(READY)  ## nbval: run every notebook and compare with its stored ou
 alone: $(READY)  ## the wheel in a bare environment, and every notebook alone with it, on another CPU's arithmetic
 	$(BIN)/python tools/alone.py
 
+# A browser may stall: a test that does not end says where it stood, and what failed is run once more in another one.
+PAGES := $(BIN)/python -m pytest -n 2 -o faulthandler_timeout=120 -o faulthandler_exit_on_timeout=true tests/pages
 pages: book  ## the built pages in a real browser (skipped where there is no Chromium)
-	$(BIN)/python -m pytest -n 2 tests/pages
+	$(PAGES) || $(PAGES) $$([ $$? = 1 ] && echo --last-failed)
 
 export: $(READY)  ## write src/annotated_decoder from the notebooks
 	$(BIN)/python tools/notebooks.py stamp

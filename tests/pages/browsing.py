@@ -3,9 +3,13 @@
 Importing this skips the tests where there is no book or no Debian Chromium, unless BROWSER=required.
 """
 
+import contextlib
+import functools
 import http.server
 import os
 import shutil
+import socketserver
+import threading
 from pathlib import Path
 
 import axe_playwright_python
@@ -28,13 +32,34 @@ if missing and os.environ.get("BROWSER") != "required":
     pytest.skip(f"{missing}; in Debian: apt-get install chromium, then make pages", allow_module_level=True)
 
 
-
-
 class Quiet(http.server.SimpleHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *args):
         pass
+
+
+class Strict(Quiet):
+    "A page may run nothing but its own files."
+
+    def end_headers(self):
+        self.send_header("Content-Security-Policy", "default-src 'self'")
+        super().end_headers()
+
+
+class Server(socketserver.ThreadingTCPServer):
+    "`http.server`'s own asks for its host's name, and lets five connections wait."
+
+    daemon_threads, request_queue_size = True, 128
+
+
+@contextlib.contextmanager
+def serve(folder, handler=Quiet):
+    "A folder on a port of this machine, as long as the address that this gives is used."
+    with Server(("127.0.0.1", 0), functools.partial(handler, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()
 
 
 def listen(tab):
@@ -51,11 +76,26 @@ def listen(tab):
     return complaints, lambda: [tab.remove_listener(event, listener) for event, listener in listeners.items()]
 
 
+def wait_until(tab, found):
+    "From outside: a page that may run nothing but its own files refuses the waiting of Playwright, too."
+    for _ in range(200):
+        if found():
+            return
+        tab.wait_for_timeout(50)
+    raise TimeoutError
+
+
+def inside(part, box):
+    "Whether a part is seen from its left edge to its right one, in a box that scrolls sideways."
+    inner, outer = part.bounding_box(), box.bounding_box()
+    return outer["x"] <= inner["x"] and inner["x"] + inner["width"] <= outer["x"] + outer["width"] + 1
+
+
 def turn(tab, theme):
-    "Make a page dark or light, as its button does; colours that glide have arrived."
+    "Make a page dark or light, as its button does; colours that glide arrive at once."
     tab.evaluate("""theme => {
       Object.assign(document.documentElement.dataset, { theme, mode: theme });
-      return Promise.all(document.getAnimations().map(one => one.finished));
+      document.getAnimations().forEach(one => one.finish());
     }""", theme)
 
 

@@ -1,21 +1,15 @@
 """One browser, and one server of the built book, for all tests of the pages."""
 
-import functools
-import http.server
-import threading
-
 import pytest
 from playwright.sync_api import sync_playwright
 
 
 @pytest.fixture(scope="session")
 def site():
-    from browsing import HTML, Quiet
+    from browsing import HTML, serve
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=HTML))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
+    with serve(HTML) as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

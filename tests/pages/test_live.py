@@ -1,13 +1,10 @@
 """The instrument on the first page, with the model behind it: typed into, changed, cut off from its files."""
 
-import functools
-import http.server
 import re
-import threading
 
 import pytest
 import torch
-from browsing import HTML, Quiet, listen
+from browsing import HTML, Strict, inside, listen, serve, wait_until
 from playwright.sync_api import expect
 
 from annotated_decoder.encoder_outputs import END
@@ -137,18 +134,14 @@ def test_a_long_word_scrolls_with_its_step(opened):
     tab, root, _, _ = opened(viewport={"width": 390, "height": 900})
     say(root, "internationalization")
     wait_for(tab, root, "internationalization")
-    scroller = root.locator(".scroll").first.bounding_box()
     for name in ("first", "last"):
         root.get_by_role("button", name=name).click()
-        tile = root.locator("[aria-current=step]").bounding_box()
-        assert scroller["x"] <= tile["x"] and tile["x"] + tile["width"] <= scroller["x"] + scroller["width"]
+        assert inside(root.locator("[aria-current=step]"), root.locator(".scroll").first)
 
 
 def test_the_step_that_a_page_begins_with_is_in_sight_on_a_telephone(opened):
     tab, root, _, _ = opened(viewport={"width": 390, "height": 900})
-    tab.evaluate("new Promise(requestAnimationFrame)")
-    scroller, tile = (root.locator(part).first.bounding_box() for part in (".scroll", "[aria-current=step]"))
-    assert scroller["x"] <= tile["x"] and tile["x"] + tile["width"] <= scroller["x"] + scroller["width"]
+    wait_until(tab, lambda: inside(root.locator("[aria-current=step]").first, root.locator(".scroll").first))
 
 
 def test_a_temperature_above_zero_draws_and_zero_does_not(opened):
@@ -250,20 +243,12 @@ def test_a_page_opened_from_the_disk_plays_the_recorded_words(opened):
     assert [text for text in complaints if "instrument" in text or "exception" in text] == []
 
 
-class Strict(Quiet):
-    def end_headers(self):
-        self.send_header("Content-Security-Policy", "default-src 'self'")
-        super().end_headers()
-
-
 def test_it_works_where_a_page_may_run_nothing_but_its_own_files(opened):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Strict, directory=HTML))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    tab, root, complaints, _ = opened(site=f"http://127.0.0.1:{server.server_port}/")
-    say(root, "nebula")
-    wait_for(tab, root, "nebula")
+    with serve(HTML, Strict) as address:
+        tab, root, complaints, _ = opened(site=address)
+        say(root, "nebula")
+        wait_for(tab, root, "nebula")
     assert said(root) == [*pronounce("nebula"), "</s>"]
     bars = root.locator(".level").evaluate_all("all => all.map(e => getComputedStyle(e).backgroundSize)")
     assert len({re.match(r"[\d.]+%|[\d.]+px", bar)[0] for bar in bars}) > 1, bars
     assert [text for text in complaints if "instrument" in text or "decoder" in text] == []
-    server.shutdown()

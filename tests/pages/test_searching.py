@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from browsing import listen
+from browsing import inside, listen, wait_until
 from speller import WORDS, examples_of, small_pronouncer
 
 from annotated_decoder.caching import Cache
@@ -157,17 +157,13 @@ def test_the_newest_key_of_a_long_word_is_in_sight_on_a_telephone(opened):
     for name in ("last", "first"):
         root.get_by_role("button", name=name).click()
         for section in root.locator("section").all():
-            box, cell = section.locator(".scroll").first.bounding_box(), section.locator("td.made").nth(0)
-            newest = section.locator(".scroll").first.locator("tbody tr").first.locator("td:not(.later)").last
-            place = newest.bounding_box()
-            assert cell and box["x"] <= place["x"] and place["x"] + place["width"] <= box["x"] + box["width"]
+            box = section.locator(".scroll").first
+            assert inside(box.locator("tbody tr").first.locator("td:not(.later)").last, box)
 
 
 def test_the_newest_step_of_the_tree_is_in_sight_on_a_telephone_from_the_beginning(opened, trained):
     root = opened(beam_tree(trained, ["dead", "cab"], "A tree"), width=390)
-    root.page.evaluate("new Promise(requestAnimationFrame)")
-    box, newest = (root.locator(part).last.bounding_box() for part in (".scroll", ".turn"))
-    assert newest["x"] >= box["x"] and newest["x"] + newest["width"] <= box["x"] + box["width"] + 1
+    wait_until(root.page, lambda: inside(root.locator(".turn").last, root.locator(".scroll").last))
 
 
 def test_the_scrubber_shows_each_moment(opened):

@@ -1,13 +1,10 @@
 """The instrument heard: on a page of the book, when somebody asks for it, and from two files of the book."""
 
-import functools
-import http.server
 import shutil
-import threading
 from pathlib import Path
 
 import pytest
-from browsing import Quiet, listen
+from browsing import Strict, listen, serve, wait_until
 
 from annotated_decoder.pronunciation.model import PRONOUNCER, pronouncer
 from annotated_decoder.teaching import interactive
@@ -37,12 +34,6 @@ window.AudioContext = class {
 HEARD = "heard.map(({ source, ...rest }) => ({ ...rest, stopped: Boolean(source.stopped) }))"
 
 
-class Strict(Quiet):
-    def end_headers(self):
-        self.send_header("Content-Security-Policy", "default-src 'self'")
-        super().end_headers()
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     "A page with the instrument, its script and style as files, and the book's files beside it."
@@ -70,32 +61,21 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def opened(browser, folder):
     "A function that opens a page: its tab, the instrument, what the console complains of, what was asked for."
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Strict, directory=folder))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
     contexts = []
+    with serve(folder, Strict) as address:
 
-    def open_page(page=f"http://127.0.0.1:{server.server_port}/index.html", script=RECORDER):
-        contexts.append(browser.new_context(reduced_motion="reduce"))
-        tab, asked = contexts[-1].new_page(), []
-        complaints, _ = listen(tab)
-        tab.on("request", lambda request: asked.append(request.url.rpartition("/")[2]))
-        tab.add_init_script(script)
-        tab.goto(page)
-        return tab, tab.locator(".annotated-piece"), complaints, asked
+        def open_page(page=address + "index.html", script=RECORDER):
+            contexts.append(browser.new_context(reduced_motion="reduce"))
+            tab, asked = contexts[-1].new_page(), []
+            complaints, _ = listen(tab)
+            tab.on("request", lambda request: asked.append(request.url.rpartition("/")[2]))
+            tab.add_init_script(script)
+            tab.goto(page)
+            return tab, tab.locator(".annotated-piece"), complaints, asked
 
-    yield open_page
-    for context in contexts:
-        context.close()
-    server.shutdown()
-
-
-def wait_until(tab, found):
-    "From outside: a page that may run nothing but its own files refuses the waiting of Playwright, too."
-    for _ in range(200):
-        if found():
-            return
-        tab.wait_for_timeout(50)
-    raise TimeoutError
+        yield open_page
+        for context in contexts:
+            context.close()
 
 
 def hear(tab, root, times):
