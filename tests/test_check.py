@@ -17,9 +17,11 @@ from torch import nn
 from annotated_decoder import check
 from annotated_decoder.attention import attention
 from annotated_decoder.check import cross_attention as exercises
+from annotated_decoder.check import primer
 from annotated_decoder.check.laws import Broken, Tried, describe_error, law, must_equal, say_number, try_laws
 
-CHECKERS = [check.padded_weights, check.numbers_kept, check.read_memory]
+BY_HAND = [check.mean_surprise, check.padded_weights]
+CHECKERS = [*BY_HAND, check.to_shares, check.slope, check.descend, check.numbers_kept, check.read_memory]
 (
     FORM, MEANING, ONE, LAST, PROJECTIONS, ALONE, SCALE, FILLING, SHUFFLED, ALL, REAL, MORE, FORMULA, LEARNING,
     GRADIENTS, KEPT,
@@ -320,6 +322,66 @@ def test_every_law_is_the_first_that_some_wrong_answer_breaks():
     assert {place for _, place in COUNTS.values()} == {*range(len(exercises.NUMBERS_KEPT))}
 
 
+# The primer's.
+def down(weights, x, y, steps, rate, slopes=None, forget=True, late=False):
+    slopes = slopes or (lambda w: 2 * x.T @ (x @ w - y) / len(x))
+    gradient, weights = torch.zeros_like(weights), weights.clone() if forget is not None else weights
+    for _ in range(steps + late):
+        gradient = slopes(weights) + (0 if forget is not False else gradient)
+        weights -= rate * gradient
+    return weights
+
+
+PRIMER = {
+    "sum": (check.mean_surprise, 4.16, 2, "that is the sum of the three"),
+    "bits": (check.mean_surprise, 2, 2, "that is in bits"),
+    "log of the mean": (check.mean_surprise, 1.23, 2, "that is the logarithm of the mean"),
+    "no minus": (check.mean_surprise, -1.39, 1, "that is the mean without the minus"),
+    "NaN": (check.mean_surprise, math.nan, 1, "nan came"),
+    "three numbers": (check.mean_surprise, [0.69, 1.39, 2.08], 0, "expected one number"),
+    "a word": (check.mean_surprise, "much", 0, "expected one number"),
+    "no keepdim": (check.to_shares, lambda s: s.exp() / s.exp().sum(-1), 0, "it raised RuntimeError"),
+    "flattened": (check.to_shares, lambda s: s.softmax(-1).flatten(), 0, "(2, 3)"),
+    "no exp": (check.to_shares, lambda s: s / s.sum(-1, keepdim=True), 1, "0 or less"),
+    "dimension 0": (check.to_shares, lambda s: s.softmax(0), 2, "table"),
+    "dimension 1": (check.to_shares, lambda s: s.softmax(min(1, s.ndim - 1)), 2, "table(2, 3, 4)"),
+    "powers of 2": (check.to_shares, lambda s: (s * math.log(2)).softmax(-1), 3, "table"),
+    "in place": (check.to_shares, lambda s: s.exp_().div_(s.sum(-1, keepdim=True)), 4, "was changed in place"),
+    "a rise": (check.slope, lambda f, x: f(x + 1) - f(x - 1), 0, "expected 3.000000, came 6.000000"),
+    "one side": (check.slope, lambda f, x: (f(x + 1e-4) - f(x)) / 1e-4, 1, "expected 0.000000, came 0.000100"),
+    "the bottom only": (check.slope, lambda f, x: f(1) - f(0) if f(0) == 1 else 0, 2, "came"),
+    "a large nudge": (check.slope, lambda f, x: f(x + 0.5) - f(x - 0.5), 3, "came"),
+    "no number": (check.slope, lambda f, x: math.nan, 0, "came nan"),
+    "one step too many": (check.descend, lambda *five: down(*five, late=True), 0, "0 steps"),
+    "up": (check.descend, lambda *five: down(*five[:4], -five[4]), 1, "1 step"),
+    "the sum of squares": (check.descend, lambda *five: down(*five[:4], 5 * five[4]), 1, "1 step"),
+    "never forgets": (check.descend, lambda *five: down(*five, forget=False), 2, "2 steps"),
+    "two steps at most": (check.descend, lambda *five: down(*five[:3], min(five[3], 2), five[4]), 3, "500 steps"),
+    "its input": (check.descend, lambda *five: down(*five, forget=None), 4, "was changed in place"),
+}
+LAWS = {check.mean_surprise: primer.MEAN_SURPRISE, check.to_shares: primer.TO_SHARES, check.slope: primer.SLOPE,
+        check.descend: primer.DESCEND}    # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRIMER)
+def test_slips_in_the_primer_break_first_the_law_meant_for_them(name):
+    checker, answer, place, told = PRIMER[name]
+    assert quietly(checker, answer).broken[0] == LAWS[checker][place].name
+    assert told in words(checker, answer)
+
+
+def test_right_answers_pass_in_the_primer_and_every_law_is_the_first_that_some_slip_breaks():
+    for answer in (1.38, 1.39, 2 * math.log(2), torch.tensor(1.386), "1.39"):
+        assert quietly(check.mean_surprise, answer)
+    assert quietly(check.to_shares, lambda s: s.softmax(-1)) and quietly(check.descend, down)
+    assert quietly(check.slope, lambda f, x: torch.tensor((f(x + 1e-5) - f(x - 1e-5)) / 2e-5))
+    for checker, laws in LAWS.items():
+        broken = {place for of, _, place, _ in PRIMER.values() if of is checker}
+        assert broken == {*range(len(laws))}, checker
+    case = eval("table(2, 3)", {"table": primer.table})
+    assert case.shape == (2, 3) and torch.equal(case, primer.table(2, 3))
+
+
 # Whatever it is given.
 class Evil:
     "Everything that can be asked of it raises."
@@ -410,7 +472,7 @@ def test_a_bad_hint_is_answered_in_words(checker):
 
 
 def test_only_an_interrupt_passes_through(capsys):
-    for checker in CHECKERS[1:]:
+    for checker in CHECKERS[len(BY_HAND) :]:
         with pytest.raises(KeyboardInterrupt):
             checker(raising(KeyboardInterrupt()))
     assert not torch.is_inference_mode_enabled() and capsys.readouterr().out == ""
@@ -429,7 +491,7 @@ def test_a_stream_that_cannot_be_written_to_is_no_reason_to_raise():
 @pytest.mark.parametrize("checker", CHECKERS)
 def test_an_untouched_stub_gets_a_short_report(checker):
     stubs = [None, ..., NotImplemented, (None, None, None), [..., ...]]
-    if checker is not check.padded_weights:
+    if checker not in BY_HAND:
         stubs += [lambda *args: None, lambda *args: (..., ...), raising(NotImplementedError())]
     for stub in stubs:
         report = quietly(checker, stub)
@@ -439,6 +501,9 @@ def test_an_untouched_stub_gets_a_short_report(checker):
 
 @pytest.mark.parametrize("checker, laws", [(check.padded_weights, exercises.PADDED_WEIGHTS),
                                            (check.numbers_kept, exercises.NUMBERS_KEPT),
+                                           (check.mean_surprise, primer.MEAN_SURPRISE),
+                                           (check.to_shares, primer.TO_SHARES), (check.slope, primer.SLOPE),
+                                           (check.descend, primer.DESCEND),
                                            (check.read_memory, exercises.READ_MEMORY)])    # fmt: skip
 def test_one_hint_of_the_grade_that_was_asked_for(checker, laws):
     assert all(len(set(each.hints)) == 3 for each in laws)

@@ -62,7 +62,8 @@ class LabelFoldedCells(SphinxTransform):
         ids = [cell.get("id", "") for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
         cells = [n for n in self.document.findall(nodes.container) if n.get("nb_element") == "cell_code"]
         for cell in cells:
-            label = "hide_mode" in cell and label_of(ids[cell["cell_index"]])
+            hidden = cell.get("hide_mode")
+            label = "The answer" if hidden == "output" else hidden and label_of(ids[cell["cell_index"]])
             if label:
                 cell["prompt_show"] = cell["prompt_hide"] = label
         for cell in reversed(cells):
@@ -83,7 +84,7 @@ class SayReadingTime(SphinxTransform):
     default_priority = 420
 
     def apply(self):
-        if number_of(self.env.docname) is None:
+        if not re.search(CHAPTER, self.env.docname):
             return
         *_, minutes = told(self.env.docname)
         for line in self.document.findall(nodes.emphasis):
@@ -239,10 +240,13 @@ def course():
     return parts
 
 
-def number_of(page):
-    "A chapter's number, which stands in its file's name; None for another page."
-    found = re.search(r"(?:^|/)(\d\d)_", page)
-    return found and int(found[1])
+CHAPTER = r"(?:^|/)([\dA]\d)_"    # in its file's name; A0 is the primer
+
+
+def numbered(page, title):
+    "A chapter's link with its number before it; the primer has none."
+    number = re.search(CHAPTER, page)[1]
+    return (f"{int(number)} · " if number.isdecimal() else "") + f"[{title}](../{page}.ipynb)"
 
 
 def told(page):
@@ -283,7 +287,7 @@ class CourseMap(MystDirective):
         for caption, chapters in parts:
             lines += [f"**{caption}**", ""]
             for page, title, _, minutes in chapters:
-                lines.append(f"- {number_of(page)} · [{title}](../{page}.ipynb), {minutes} minutes")
+                lines.append(f"- {numbered(page, title)}, {minutes} minutes")
             lines.append("")
         return "\n".join(lines)
 

@@ -44,7 +44,7 @@ document.addEventListener("DOMContentLoaded", () => {
   };
   tick();
   const end = document.querySelector(".prev-next-area, .prev-next-footer");
-  if (!end || !/^\d\d_/.test(page(location.href))) return;
+  if (!end || !/^[\dA]\d_/.test(page(location.href))) return;
   new IntersectionObserver(([seen], observer) => {
     if (!seen.isIntersecting) return;
     observer.disconnect();
