@@ -48,7 +48,7 @@ pdf: book  ## the chapters and the reference on A4, into _build/pdf (needs Chrom
 epub: book  ## the same for readers of electronic books, into _build/epub (needs Chromium)
 	$(BIN)/python tools/paper.py epub
 
-test: lint unit mutants notebooks alone pages  ## everything that continuous integration runs
+test: lint unit mutants alone pages  ## everything that continuous integration runs
 
 lint: $(READY)  ## style, types, workflows, stamps, and stored outputs that are stale
 	$(BIN)/ruff check .
@@ -64,10 +64,10 @@ unit: $(READY)  ## the laws, on the package
 mutants: $(READY)  ## break each law, and see the test meant for it fail
 	$(QUIET) $(BIN)/python tools/mutations.py
 
-notebooks: $(READY)  ## nbval: run every notebook and compare with its stored outputs
+notebooks: $(READY)  ## nbval on every notebook here, while you edit; `alone` does it more strictly
 	$(QUIET) $(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout=300 notebooks
 
-alone: $(READY)  ## the wheel in a bare environment, and every notebook alone with it, on another CPU's arithmetic
+alone: $(READY)  ## nbval: the wheel in a bare environment, every notebook alone with it, on another CPU's arithmetic
 	$(BIN)/python tools/alone.py
 
 # A browser may stall: a test that does not end says where it stood, and what failed is run once more in another one.

@@ -436,12 +436,13 @@ def test_the_repository_address_is_the_same_everywhere():
 
 def test_every_claim_has_its_heading_and_its_cell():
     page = (ROOT / "book" / "claims.md").read_text()
-    linked = re.findall(r"\[(N\d+)\]\(\.\./(notebooks/[\w/]+\.ipynb)#claim-n(\d+)\)", page)
-    assert [f"N{i}" for i in range(1, 17)] == [name for name, _, _ in linked]
-    for name, notebook, number in linked:
+    linked = re.findall(r"\[(N\d+)\]\(\.\./(notebooks/[\w/]+\.ipynb)#([\w-]+)-claim-n(\d+)\)", page)
+    assert [f"N{i}" for i in range(1, 17)] == [name for name, *_ in linked]
+    for name, notebook, words, number in linked:
         cells = nbformat.read(ROOT / notebook, as_version=4).cells
         assert name == f"N{number}"
-        assert any(re.search(f"^#+ Claim {name}$", c.source, re.M) for c in cells), f"{notebook}: no heading {name}"
+        (heading,) = (h for c in cells for h in re.findall(rf"^#+ (.*)\(claim {name}\)$", c.source, re.M))
+        assert re.findall(r"\w+", heading.lower()) == words.split("-") and words.count("-") > 2
         claims = [c for c in cells if c.cell_type == "code" and c.id.startswith(f"claim-n{number}")]
         claims = [c for c in claims if re.fullmatch(rf"claim-n{number}(-.*)?", c.id)]
         assert any("assert" in c.source for c in claims), f"{notebook}: no asserting cell claim-n{number}"

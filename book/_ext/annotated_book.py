@@ -141,6 +141,23 @@ class LocalBadge(SphinxTransform):
                 image["uri"] = "/book/_static/colab-badge.svg"
 
 
+WIDEST_ON_A_TELEPHONE = 550    # pixels of a plot, until its labels are smaller there than 10 pixels
+
+
+class KeepPlotsReadable(SphinxTransform):
+    "Give a plot that a telephone would make too small a class, by which it stays as wide as it must be, and scrolls."
+
+    default_priority = 890
+
+    def apply(self):
+        for image in self.document.findall(nodes.image):
+            if "_build/jupyter_execute/" in image["uri"] and image["uri"].endswith(".png"):
+                header = Path(self.env.srcdir, image["uri"].lstrip("/")).read_bytes()[:24]
+                image["width"] = f"{int.from_bytes(header[16:20])}px"
+                if int.from_bytes(header[16:20]) > WIDEST_ON_A_TELEPHONE:
+                    image["classes"].append("wide-plot")
+
+
 class DemandAlt(SphinxTransform):
     "Warn, and so fail a build with -W, where a picture has no alternative text."
 
@@ -478,6 +495,8 @@ def setup(app):
     app.add_directive("course-map", CourseMap)
     app.add_directive("model-score", ModelScore)
     app.add_directive("claim-cards", ClaimCards)
-    for transform in (HideDirectives, LabelFoldedCells, SayReadingTime, AlsoFoundUnder, LocalBadge, DemandAlt):
+    for transform in (
+        HideDirectives, LabelFoldedCells, SayReadingTime, AlsoFoundUnder, LocalBadge, KeepPlotsReadable, DemandAlt,
+    ):  # fmt: skip
         app.add_transform(transform)
     return {"version": "1", "parallel_read_safe": True}

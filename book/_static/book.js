@@ -8,6 +8,7 @@ document.addEventListener("DOMContentLoaded", () => {
   });
   each(".search-button-field", (button) => button.removeAttribute("aria-label"));
   each("#pst-primary-sidebar", (bar) => { bar.setAttribute("role", "complementary"); bar.setAttribute("aria-label", "Book"); });
+  each("figure:has(> .wide-plot)", (box) => { if (getComputedStyle(box).overflowX === "auto") box.tabIndex = 0; });
   each('.citation-list[role="list"], [role="doc-biblioentry"]', (item) => item.removeAttribute("role"));
 });
 

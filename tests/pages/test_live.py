@@ -148,6 +148,7 @@ def test_a_temperature_above_zero_draws_and_zero_does_not(opened):
     tab, root, _, _ = opened()
     say(root, "daughter")
     wait_for(tab, root, "daughter")
+    root.get_by_text("Pace, arcs and temperature").click()
     plain, heat = said(root), root.get_by_label("temperature")
     heat.press("End")
     drawn = set()

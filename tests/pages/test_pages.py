@@ -41,6 +41,10 @@ def fits(tab, width):
       return [svg.ariaLabel || "", own.width > 50 && svg.checkVisibility(), own.width <= box.width + 1 || free];
     })""")
     assert [label for label, shown, fits in diagrams if len(label.split()) < 5 or not (shown and fits)] == []
+    label = "10 / 72 * 110 * plot.getBoundingClientRect().width / plot.naturalWidth"    # 10 points, 110 dots an inch
+    small = tab.locator("article .cell_output img").evaluate_all(f"""all => all
+      .filter(plot => plot.checkVisibility() && {label} < 9.9).map(plot => plot.alt)""")
+    assert small == [], "plots whose labels are smaller than 10 pixels"
     cut = tab.locator("article .cell_input pre").evaluate_all("""all => all
       .filter(code => code.checkVisibility() && code.scrollWidth > code.clientWidth + 1)
       .map(code => code.textContent.slice(0, 100))""")

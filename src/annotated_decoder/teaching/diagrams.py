@@ -109,22 +109,24 @@ class Rail:
     def __init__(self, lit: Sequence[str]):
         self.lines, self.lit = {"encoder": [*BOXES][:4], "decoder": [*BOXES][4:]}, lit
         said = "; ".join(f"{side}: {', '.join(map(_shorten, names))}" for side, names in self.lines.items())
-        self.alt = f"The model on two lines, {said}. Here: {', '.join(lit)}."
+        self.alt = f"The model on two lines, {said}; the memory goes to cross-attention. Here: {', '.join(lit)}."
 
     def tile(self, name: str) -> str:
         (color, _), is_lit = KINDS[FLOWS.get(name, "")], name in self.lit
         ground = f"background: {LIT}; color: {INK}; font-weight: 700" if is_lit else f"background: {color}33"
-        edge = f"border: {2 if is_lit else 1}px solid {color}; border-radius: 4px; padding: 1px 6px"
+        edge = f"border: {2 if is_lit else 1}px solid {color}; border-radius: 4px; padding: 1px 4px"
         return f'<span style="{edge}; {ground}">{_shorten(name)}</span>'
 
     def _repr_html_(self) -> str:
-        row, rows = "display: flex; flex-wrap: wrap; gap: 4px; align-items: center", ""
-        frame = "border: 1px dashed currentColor; border-radius: 6px; padding: 4px"
+        row, rows = "display: flex; flex-wrap: wrap; gap: 3px; align-items: center", ""
+        frame = "border: 1px dashed currentColor; border-radius: 6px; padding: 3px"
         for side, names in self.lines.items():
             tiles = [self.tile(name) for name in names]
             if side == "decoder":
                 layer = "".join([*tiles[_LAYER], "<span>× n</span>"])
                 tiles[_LAYER] = [f'<span style="{row}; {frame}">{layer}</span>']
+            else:
+                tiles.append("<span>cross-attention of every layer</span>")
             all_tiles = "<span>›</span>".join(tiles)
             rows += f'<div style="{row}"><span style="min-width: 4.5em">{side}</span>{all_tiles}</div>'
         look = f"display: grid; gap: 6px; margin: 0.5em 0 1em; font: 12px/1.5 {FONT}"

@@ -90,8 +90,9 @@ const words = choice("word", data.words.map(({ name }) => name), (i) => { word =
 const wide = slider("width", { min: 1, max: data.width, value: 2 }, String, (n) => { width = n; renew(); });
 const long = slider("length penalty", { min: 0, max: data.penalties.length - 1 },
   (i) => data.penalties[i].toFixed(1), (i) => { penalty = data.penalties[i]; renew(); });
-const legend = el("p", { class: "legend" }, "Each column is a step: its best candidates, best first, with the sum of "
-  + "log-probabilities so far. Solid ones are kept, dashed ones dropped; yellow is the way of the best one so far.");
+const legend = el("p", { class: "legend" }, "Each column is a step. Its candidates are what was kept before, "
+  + "with every token that could follow; the best are shown, best first, with the sum of log-probabilities so far. "
+  + "Solid ones are kept, dashed ones dropped; yellow is the way of the best one so far.");
 stage.append(el("div", { class: "controls" }, words, wide, long), walk, box, legend, line);
 wide.move();
 long.move();
