@@ -50,14 +50,14 @@ def _surprise_law(name: str, holds: Callable[[float], bool], *hints: str) -> Law
 
 
 MEAN_SURPRISE = (
-    _surprise_law("one number", lambda s: True, "Each word gives one number; the answer is their mean.",
-                  "For a share p of the right answer, the number is −log p.", "surprise = (… + … + …) / 3"),
+    _surprise_law("one number", lambda s: True, "Each word gives one number, its surprise; the answer is their mean.",
+                  "For a share p of the right answer, the number is −log p.", "(… + … + …) / 3"),
     _surprise_law("a surprise is above 0", lambda s: s > 0, "The logarithm of a number below 1 is negative.",
-                  "There is a minus before the logarithm.", "−log(1/2) = log 2 = 0.69"),
+                  "There is a minus before the logarithm.", "−log(1/2) = log 2 = 0.693"),
     _surprise_law("it is the mean of the three surprises", lambda s: abs(s - sum(_EACH) / 3) < 0.0151,
                   "Take the logarithm of each share first, the mean afterwards.",
                   "1/4 is a half of a half: its surprise is twice log 2. And that of 1/8?",
-                  "surprise = (1 + 2 + 3) / 3 · 0.69"),
+                  "(1 + 2 + 3) / 3 · 0.693"),
 )  # fmt: skip
 
 
