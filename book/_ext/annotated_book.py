@@ -141,11 +141,11 @@ class LocalBadge(SphinxTransform):
                 image["uri"] = "/book/_static/colab-badge.svg"
 
 
-WIDEST_ON_A_TELEPHONE = 550    # pixels of a plot, until its labels are smaller there than 10 pixels
+WIDEST_ON_A_TELEPHONE = 530    # pixels of a plot; of a wider one the labels are smaller there than 10 pixels
 
 
 class KeepPlotsReadable(SphinxTransform):
-    "Give a plot that a telephone would make too small a class, by which it stays as wide as it must be, and scrolls."
+    "Say how wide a plot must stay on a telephone, where it would be too small; book.css lets it scroll there."
 
     default_priority = 890
 
@@ -153,9 +153,9 @@ class KeepPlotsReadable(SphinxTransform):
         for image in self.document.findall(nodes.image):
             if "_build/jupyter_execute/" in image["uri"] and image["uri"].endswith(".png"):
                 header = Path(self.env.srcdir, image["uri"].lstrip("/")).read_bytes()[:24]
-                image["width"] = f"{int.from_bytes(header[16:20])}px"
-                if int.from_bytes(header[16:20]) > WIDEST_ON_A_TELEPHONE:
+                if (width := int.from_bytes(header[16:20])) > WIDEST_ON_A_TELEPHONE:
                     image["classes"].append("wide-plot")
+                    image["width"] = f"{round(0.67 * width)}px"
 
 
 class DemandAlt(SphinxTransform):

@@ -105,6 +105,7 @@ def test_there_are_pieces():
 def test_the_script_takes_the_still_figures_place_and_the_keyboard_moves_it(shown, where, page, i):
     tab, root, complaints = shown(where, page, i)
     assert root.locator(".still").count() == 0 and root.locator(".stage").count() == 1
+    root.locator("details").evaluate_all("all => all.forEach(fold => { fold.open = true; })")
     controls = root.locator("button, input, select")
     labels = controls.evaluate_all("all => all.map(e => (e.matches('button') ? e : e.labels[0])?.innerText.trim())")
     assert labels and all(labels), labels    # visible ones

@@ -98,7 +98,7 @@ def test_a_covered_letter_is_not_looked_at_and_may_change_the_word(opened):
     for letter in (2, 3, 4):
         root.locator(".tiles .letter").nth(letter).click()
         assert tab.evaluate("document.activeElement.textContent") == "knight"[letter]    # the focus stays on it
-    root.locator("summary").click()
+    root.get_by_text("All steps as a table").click()
     weights = root.locator("tbody tr").evaluate_all("rows => rows.map(r => [...r.cells].map(c => c.textContent))")
     assert all(row[2:][letter] == "0.00" for row in weights for letter in (2, 3, 4))
     assert said(root) != before

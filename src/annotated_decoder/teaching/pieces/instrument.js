@@ -273,8 +273,9 @@ const undo = button(["undo what I changed"], () => {
   again();
   play.focus();
 });
-const settings = el("details", null, el("summary", null, "Pace, arcs and temperature"),
+const more = el("details", null, el("summary", null, "Pace, arcs and temperature"),
   el("div", { class: "controls" }, paces, arcsOf, heat));
+const settings = el("div", { class: "controls" }, more);
 const box = el("input",
   { type: "text", autocomplete: "off", autocapitalize: "none", spellcheck: "false", maxlength: 80 });
 box.addEventListener("input", () => fetchModel().catch((error) => { answer.textContent = error.message; }));
