@@ -203,7 +203,7 @@ def _in_order(yours):
     for i, (_, _, keys) in enumerate(_kept(yours, sizes, "")):
         must_equal(keys, torch.cat(chunks[: i + 1], 2), f"chunks of {sizes[: i + 1]} tokens")
 
-
+# %% ../../../notebooks/check/fast_decoding.ipynb #room-laws-2
 @law("the room is made once", "Is what is there copied at each step?",
      "Write into the room; torch.cat makes a new tensor each time.", "if self.keys is None: …")  # fmt: skip
 def _made_once(yours):
