@@ -204,12 +204,11 @@ def beam_search(
         finished = finished.gather(1, slot) | (token == end_id)
         if finished.all():
             break
-    rows = zip(beam.said.tolist(), beam.total.tolist(), lengths.tolist())
     return [
         [
             Hypothesis(tuple(said[:n]), log_p, log_p / n**length_penalty)
             for said, log_p, n in zip(*slots)
             if log_p > -torch.inf                      # else it was never filled
         ]
-        for slots in rows
+        for slots in zip(beam.said.tolist(), beam.total.tolist(), lengths.tolist())
     ]
