@@ -12,10 +12,10 @@ READY := .venv/.ready-$(shell printf '%s %s' '$(CURDIR)' "$$($(PYTHON) -V 2>&1)"
 # One thread each, so that a sum is added up in the same order on every machine.
 QUIET := OMP_NUM_THREADS=1 PYTHONHASHSEED=0 PYDEVD_DISABLE_FILE_VALIDATION=1 JUPYTER_PLATFORM_DIRS=1
 
-.PHONY: help env book serve pdf epub test lint unit notebooks mutants alone pages export run chapter lock weights evaluate kinds peers parity speed ablation dist clean
+.PHONY: help env book serve pdf epub test lint unit notebooks mutants alone pages export run chapter lock weights evaluate kinds peers parity speed decoding-speed ablation dist clean
 
 help:  ## list the commands
-	@sed -nE 's/^([a-z]+):.*## (.*)/\1 \2/p' $(MAKEFILE_LIST) | while read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
+	@sed -nE 's/^([a-z-]+):.*## (.*)/\1 \2/p' $(MAKEFILE_LIST) | while read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
 
 # requirements.lock has every package but torch, with the hashes of its files for all systems. Torch comes after it, by
 # version alone, since its file is another one for each kind of machine, and brings CUDA where pip's own does.
@@ -117,6 +117,10 @@ parity: $(READY)  ## checkpoints in this book's modules beside transformers, log
 
 speed: $(READY)  ## training beside torch.nn.Transformer, in turns
 	$(BIN)/python benchmarks/training_speed.py --save
+
+decoding-speed: $(READY)  ## decoding beside transformers and CTranslate2, in turns, on the same weights
+	$(BIN)/python -m pip install --no-deps --quiet -r benchmarks/requirements.txt
+	$(BIN)/python benchmarks/decoding.py --save
 
 ablation: $(READY)  ## short trainings that differ in one thing each (a few minutes for each)
 	$(BIN)/python benchmarks/ablation.py

@@ -17,11 +17,14 @@ from torch import nn
 from annotated_decoder import check
 from annotated_decoder.attention import attention
 from annotated_decoder.check import cross_attention as exercises
-from annotated_decoder.check import primer
+from annotated_decoder.check import fast_decoding, primer
 from annotated_decoder.check.laws import Broken, Tried, describe_error, law, must_equal, say_number, try_laws
 
-BY_HAND = [check.mean_surprise, check.padded_weights]
-CHECKERS = [*BY_HAND, check.to_shares, check.slope, check.descend, check.numbers_kept, check.read_memory]
+BY_HAND = [check.mean_surprise, check.padded_weights, check.bytes_of_a_step]
+CHECKERS = [
+    *BY_HAND, check.to_shares, check.slope, check.descend, check.numbers_kept, check.read_memory, check.to_whole,
+    check.filled_part,
+]  # fmt: skip
 (
     FORM, MEANING, ONE, LAST, PROJECTIONS, ALONE, SCALE, FILLING, SHUFFLED, ALL, REAL, MORE, FORMULA, LEARNING,
     GRADIENTS, KEPT,
@@ -382,6 +385,94 @@ def test_right_answers_pass_in_the_primer_and_every_law_is_the_first_that_some_s
     assert case.shape == (2, 3) and torch.equal(case, primer.table(2, 3))
 
 
+# Those of Fast decoding.
+def whole(weight, dim=1, levels=127, finish=torch.round, dtype=torch.int8):
+    scale = weight.abs().amax(dim, keepdim=True) / levels
+    return finish(weight / scale).to(dtype), (scale * torch.ones_like(weight[:, :1]))[:, 0]
+
+
+class Room:
+    "The right answer; what a class of this base has otherwise is a slip."
+    grows = late = whole = spoils = False
+
+    def __init__(self, max_len):
+        self.max_len, self.length, self.keys = max_len, 0, None
+
+    def extend(self, new):
+        if self.keys is None:
+            self.keys = new.new_zeros(*new.shape[:2], self.max_len, new.shape[3])
+        start, self.length = self.length, self.length + new.shape[2]
+        self.keys[:, :, max(0, start - self.late) :][:, :, : new.shape[2]] = new
+        self.keys = self.keys.clone() if self.grows else self.keys
+        if self.spoils:
+            new.zero_()
+        return self.keys if self.whole else self.keys[:, :, : self.length]
+
+
+def room(**slips):
+    return type("Room", (Room,), slips)
+
+
+class Shared(Room):
+    everyone: dict = {}
+
+    def extend(self, new):
+        if not self.length:
+            self.keys = self.everyone.get("keys")
+        found = super().extend(new)
+        self.everyone["keys"] = self.keys
+        return found
+
+
+FAST = {
+    "in numbers": (check.bytes_of_a_step, 1616, 1, "that is the numbers, not their bytes"),
+    "not a multiple": (check.bytes_of_a_step, 6465, 1, "6465 came"),
+    "NaN bytes": (check.bytes_of_a_step, math.nan, 1, "nan came"),
+    "all of cross-attention": (check.bytes_of_a_step, 7488, 2, "with the memory's keys and values"),
+    "no projection": (check.bytes_of_a_step, 6144, 2, "without the projection"),
+    "one layer": (check.bytes_of_a_step, 3392, 2, "of one layer"),
+    "no cross-attention": (check.bytes_of_a_step, 5440, 2, "without cross-attention"),
+    "one matrix of the network": (check.bytes_of_a_step, 4928, 2, "with one matrix of the feed-forward network"),
+    "the embedding": (check.bytes_of_a_step, 6784, 2, "with the whole embedding"),
+    "a list": (check.bytes_of_a_step, [6464, 1], 0, "expected one number"),
+    "floats": (check.to_whole, lambda w: whole(w, dtype=torch.float32), 0, "expected torch.int8"),
+    "no scales": (check.to_whole, lambda w: whole(w)[0], 0, "expected numbers and scales"),
+    "scales in a column": (check.to_whole, lambda w: (whole(w)[0], whole(w)[1][:, None]), 0, "(4,)"),
+    "cut off": (check.to_whole, lambda w: whole(w, finish=torch.trunc), 1, "off by"),
+    "one for all": (check.to_whole, lambda w: whole(w, dim=(0, 1)), 2, "row 2 times 10"),
+    "six bits": (check.to_whole, lambda w: whole(w, levels=63), 3, "[63, 63, 63, 63]"),
+    "scaled in place": (check.to_whole, lambda w: (whole(w)[0], (whole(w)[1], w.mul_(0))[0]), 4, "changed in place"),
+    "nothing": (check.filled_part, type("Nothing", (Room,), {"extend": lambda self, new: 1}), 0, "(2, 2, t, 3)"),
+    "no method": (check.filled_part, type("Bare", (), {"__init__": lambda self, max_len: None}), 0, "a method extend"),
+    "the whole room": (check.filled_part, room(whole=True), 1, "came [8]"),
+    "the newest alone": (check.filled_part, type("New", (Room,), {"extend": lambda self, new: new}), 1, "columns"),
+    "a place too early": (check.filled_part, room(late=1), 2, "chunks of"),
+    "a copy": (check.filled_part, room(grows=True), 3, "3 places in 3 steps"),
+    "one room for all": (check.filled_part, Shared, 4, "two caches in turns"),
+    "what was given": (check.filled_part, room(spoils=True), 5, "changed in place"),
+}
+FAST_LAWS = {check.bytes_of_a_step: fast_decoding.BYTES_OF_A_STEP, check.to_whole: fast_decoding.TO_WHOLE,
+             check.filled_part: fast_decoding.FILLED_PART}    # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_slips_of_fast_decoding_break_first_the_law_meant_for_them(name):
+    checker, answer, place, told = FAST[name]
+    assert quietly(checker, answer).broken[0] == FAST_LAWS[checker][place].name
+    assert told in words(checker, answer)
+
+
+def test_right_answers_pass_in_fast_decoding_and_every_law_is_the_first_that_some_slip_breaks():
+    for answer in (6464, 6464.0, "6464", torch.tensor(6464)):
+        assert quietly(check.bytes_of_a_step, answer)
+    assert quietly(check.to_whole, whole) and quietly(check.to_whole, lambda w: [*whole(w)])
+    assert quietly(check.filled_part, Room)
+    for checker, laws in FAST_LAWS.items():
+        broken = {place for of, _, place, _ in FAST.values() if of is checker}
+        assert broken == {*range(len(laws))}, checker
+    assert torch.equal(eval("weights(4, 6)", {"weights": fast_decoding.weights}), fast_decoding.weights(4, 6))
+
+
 # Whatever it is given.
 class Evil:
     "Everything that can be asked of it raises."
@@ -503,7 +594,7 @@ def test_an_untouched_stub_gets_a_short_report(checker):
                                            (check.numbers_kept, exercises.NUMBERS_KEPT),
                                            (check.mean_surprise, primer.MEAN_SURPRISE),
                                            (check.to_shares, primer.TO_SHARES), (check.slope, primer.SLOPE),
-                                           (check.descend, primer.DESCEND),
+                                           (check.descend, primer.DESCEND), *FAST_LAWS.items(),
                                            (check.read_memory, exercises.READ_MEMORY)])    # fmt: skip
 def test_one_hint_of_the_grade_that_was_asked_for(checker, laws):
     assert all(len(set(each.hints)) == 3 for each in laws)

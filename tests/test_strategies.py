@@ -303,6 +303,15 @@ def test_beam_search_keeps_no_graph_and_gives_the_grad_mode_back():
     assert modes == [False] * 3 and torch.is_grad_enabled()    # the source once, the tokens twice
 
 
+def test_a_cache_that_is_given_is_the_one_that_is_filled():
+    made, source, cache = model(), ids(2, 3), Cache()
+    found = beam_search(made, source, width=3, max_steps=4, cache=cache)
+    assert found == beam_search(made, source, width=3, max_steps=4)
+    assert cache.length and len(cache.self_kv[0][0]) == 6
+    with pytest.raises(ValueError, match="of another decode; make a new one"):
+        beam_search(made, source, width=3, cache=cache)
+
+
 def test_what_changes_the_search_is_named():
     with pytest.raises(TypeError):
         beam_search(model(), ids(1, 3), None, 5)

@@ -126,13 +126,14 @@ class Beam(Rows):
         request: Request,
         width: int,
         length_penalty: float = 0.0,
+        cache: Cache | None = None,
     ):
         if width < 1:
             raise ValueError(f"width is {width}; keep at least 1 hypothesis")
         if not -10 <= length_penalty <= 10:
             given = f"length_penalty is {length_penalty}"
             raise ValueError(f"{given}; give 0 for none, or up to 10")
-        self.kept = Cache()    # the rows' cache, known as one that reorders
+        self.kept = cache or Cache()    # the rows' cache, known as one that reorders
         super().__init__(model, source, source_mask, request, self.kept)
         self.width, self.n_prompt = width, self.tokens.shape[1]
         self.memory = self.memory.repeat_interleave(width, 0)       # (b·w s d)
@@ -174,18 +175,19 @@ def beam_search(
     *,
     width: int = 5,
     length_penalty: float = 0.0,
+    cache: Cache | None = None,
     **request: Any,
 ) -> list[list[Hypothesis]]:
     """The best `width` sequences found for each source; finished ones keep a slot.
 
     The score is Σ log p / length^length_penalty; the length counts the end symbol
     and not the prompt. Sums run in float64, so that a beam of 1 takes what greedy
-    decoding takes. `request` is what a `Request` holds. Raises ValueError as
-    `Beam` does, and where no slot has a token left.
+    decoding takes. `request` is what a `Request` holds; an empty `cache` may be
+    given. Raises ValueError as `Beam` does, and where no slot has a token left.
     Chapter *Choosing the token*.
     """
     asked = Request(**request)
-    beam = Beam(model, source, source_mask, asked, width, length_penalty)
+    beam = Beam(model, source, source_mask, asked, width, length_penalty, cache)
     pad_id, end_id = model.decoder.config.pad_id, model.decoder.config.end_id
     lengths = torch.zeros_like(beam.total, dtype=torch.long)
     finished = torch.zeros_like(lengths, dtype=torch.bool)                 # (b w)
@@ -202,12 +204,11 @@ def beam_search(
         finished = finished.gather(1, slot) | (token == end_id)
         if finished.all():
             break
-    rows = zip(beam.said.tolist(), beam.total.tolist(), lengths.tolist())
     return [
         [
             Hypothesis(tuple(said[:n]), log_p, log_p / n**length_penalty)
             for said, log_p, n in zip(*slots)
             if log_p > -torch.inf                      # else it was never filled
         ]
-        for slots in rows
+        for slots in zip(beam.said.tolist(), beam.total.tolist(), lengths.tolist())
     ]
