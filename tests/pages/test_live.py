@@ -158,7 +158,7 @@ def test_a_temperature_above_zero_draws_and_zero_does_not(opened):
         drawn.add(tuple(said(root)))
     assert len(drawn) > 3 and "at temperature 2" in root.get_by_role("status").inner_text()
     heat.press("Home")
-    assert said(root) == plain
+    wait_until(tab, lambda: said(root) == plain)
 
 
 REFUSED = {
