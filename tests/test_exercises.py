@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 
 from annotated_decoder.check import laws as checking
 
@@ -75,6 +76,14 @@ def problems(notebook):
             continue
         if not made or not all(report.passed for report in made):
             yield f"solution-{name} does not pass"
+
+
+@pytest.fixture(autouse=True)
+def _dtype():
+    "A page's imports may choose another one."
+    before = torch.get_default_dtype()
+    yield
+    torch.set_default_dtype(before)
 
 
 def has_exercises(path):
