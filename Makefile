@@ -71,7 +71,7 @@ alone: $(READY)  ## nbval: the wheel in a bare environment, every notebook alone
 	$(BIN)/python tools/alone.py
 
 # A browser may stall: a test that does not end says where it stood, and what failed is run once more in another one.
-PAGES := $(BIN)/python -m pytest -n 2 -o faulthandler_timeout=120 -o faulthandler_exit_on_timeout=true tests/pages
+PAGES := $(BIN)/python -m pytest -n 2 -o faulthandler_timeout=240 -o faulthandler_exit_on_timeout=true tests/pages
 pages: book  ## the built pages in a real browser (skipped where there is no Chromium)
 	$(PAGES) || $(PAGES) $$([ $$? = 1 ] && echo --last-failed)
 
