@@ -169,7 +169,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     chosen, dictionary = arguments(), read_cmudict()
     torch.set_num_threads(1)    # as the workers have it; machine() tells
-    words = [word for word in dictionary if split_of(word) == chosen.part][: chosen.words]
+    words = [word for word in dictionary if split_of(word) == chosen.part and word.isalpha()][: chosen.words]
     results = {
         "part": chosen.part, "words": len(words), "machine": machine(), "python": platform.python_version(),
         "numpy": np.__version__, "rounds": ROUNDS, "seed": SEED, "resamples": RESAMPLES, "alone": ALONE,

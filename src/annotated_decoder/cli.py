@@ -201,12 +201,14 @@ def _run_evaluate(args: argparse.Namespace) -> int:
 
 
 def _scores_of(trained: Any, words: Sequence[str], dictionary: _Listed, beam: int) -> dict[str, Any]:
-    "Rates of all words, of a sample, by length; and how sure and how right, before the temperature was set and after."
+    "Rates of words of letters, of a sample, by length, with apostrophes; how sure and right, at both temperatures."
     from annotated_decoder.pronunciation.recipe import set_temperature, sure_and_right
 
-    found = trained.transcribe(words, beam=beam, progress=True)
+    said = trained.transcribe(words, beam=beam, progress=True)
+    words = [word for word in words if word.isalpha()]
+    found = {word: said[word] for word in words}
     sample = {word: found[word] for word in words[::20]}             # few enough for a test to score again
-    scores: dict = report(found, dictionary)
+    scores: dict = report(found, dictionary) | {"with_apostrophes": report(said, dictionary)}
     scores |= {"sample": score(sample, dictionary), "by_length": by_length(found, dictionary)}
     scores["reliability"] = {"after": reliability(sure_and_right(trained, words, dictionary))}
     if (temperature := trained.notes.get("temperature", 1.0)) != 1.0:
