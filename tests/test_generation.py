@@ -28,7 +28,7 @@ from torch.testing import assert_close
 from annotated_decoder.caching import Cache
 from annotated_decoder.encoder_outputs import END, PAD, START, pad
 from annotated_decoder.generation import EncoderDecoder, Request, Rows, generate, generate_steps, greedy
-from annotated_decoder.strategies import beam_search
+from annotated_decoder.strategies import beam_search, sampler
 
 caches = st.sampled_from([lambda: None, Cache])
 
@@ -255,6 +255,21 @@ def test_a_constraint_sees_what_was_read_and_the_step_keeps_the_models_logits(se
     assert not (whole[:, 2:] == 7).any()
     for step in found:
         assert_near(step.logits, made(source, whole[:, :-1], real)[:, 1 + step.position])
+
+
+def test_a_row_that_has_ended_may_be_forbidden_all_while_others_draw():
+    made, source = model(), ids(2, 4)
+
+    def first_row_ends(logits, tokens):
+        allowed = logits.index_fill(1, torch.tensor([END]), -torch.inf)
+        allowed[0] = -torch.inf
+        if tokens.shape[1] == 1:
+            allowed[0, END] = 0.0
+        return allowed
+
+    draw = sampler(generator=torch.Generator().manual_seed(0))
+    found = generate(made, source, choose=draw, constrain=first_row_ends, max_steps=5)
+    assert found[0].tolist() == [END, PAD, PAD, PAD, PAD] and (found[1] != END).all()
 
 
 def test_a_row_without_a_token_is_refused_by_its_row_and_a_finished_one_needs_none():

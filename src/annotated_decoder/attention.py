@@ -52,6 +52,7 @@ def attention(
 
     It is `attention_weights(q, k, mask, scale) @ v` in one fused operation, which
     never keeps the weights.
+    A boolean mask counts as 0 where True, −∞ elsewhere.
     Chapter *Attention*; Vaswani et al. 2017, equation 1.
     """
     return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)

@@ -120,7 +120,7 @@ class DecoderLayer(nn.Module):
 
     @classmethod
     def of(cls, config: StackConfig, index: int = 0) -> "DecoderLayer":
-        "The layer of the paper in this shape."
+        "The paper's layer; `config.pre_norm` says where its norms stand."
         d, dropout, pre_norm = config.d_model, config.dropout, config.pre_norm
         self_attn = MultiHeadAttention(d, config.n_heads)
         cross_attn = MultiHeadAttention(d, config.n_heads)
@@ -135,6 +135,7 @@ class DecoderLayer(nn.Module):
         memory_mask: Bool[Tensor, "batch source"] | None = None,
         cache: KeyValueCache | None = None,
     ) -> Float[Tensor, "batch target d_model"]:
+        # Two lines are x + f(norm(x)), or norm(x + f(x)) in post-norm.
         h = self.self_res.read(x)
         x = self.self_res.add(x, self.self_attend(h, cache))
         h = self.cross_res.read(x)
@@ -153,6 +154,7 @@ class DecoderLayer(nn.Module):
     def cross_attend(self, x, memory, memory_mask, cache):
         "Cross-attention: each position reads the memory."
         project = partial(memory_keys_values, self.cross_attn, memory, memory_mask)
+        # A cache calls `project` once for each layer, and keeps what it gives.
         k, v = project() if cache is None else cache.keep(self.index, project)
         return self.cross_attn(x, k, v, padding_mask(memory_mask))
 
@@ -178,7 +180,7 @@ class Decoder(nn.Module):
 
     @classmethod
     def of(cls, config: StackConfig) -> "Decoder":
-        """The decoder of the paper in this shape.
+        """The paper's decoder; `config.pre_norm` says where its norms stand.
 
         Pre-norm needs a norm after its last layer, post-norm has one there.
         """

@@ -38,7 +38,7 @@ class EncoderLayer(nn.Module):
 
     @classmethod
     def of(cls, config: StackConfig) -> "EncoderLayer":
-        "The layer of the paper in this shape."
+        "The paper's layer; `config.pre_norm` says where its norms stand."
         d, dropout, pre_norm = config.d_model, config.dropout, config.pre_norm
         attn = MultiHeadAttention(d, config.n_heads)
         residuals = [Residual(LayerNorm(d), dropout, pre_norm) for _ in range(2)]
@@ -80,7 +80,7 @@ class Encoder(nn.Module):
 
     @classmethod
     def of(cls, config: StackConfig) -> "Encoder":
-        "The encoder of the paper in this shape."
+        "The paper's encoder; `config.pre_norm` says where its norms stand."
         positions = sinusoids(config.max_len, config.d_model)
         embedding = Embedding(config.vocab_size, positions, config.dropout)
         layers = (EncoderLayer.of(config) for _ in range(config.n_layers))

@@ -86,8 +86,8 @@ class Step:
     position: int                           # 0 for the first generated token
     tokens: Int[Tensor, "batch"]            # chosen ids; padding where ended
     logits: Float[Tensor, "batch vocab"]    # the model's own scores
-    going: Bool[Tensor, "batch"]            # had not ended: the token counts
-    finished: Bool[Tensor, "batch"]         # rows whose end symbol has come
+    going: Bool[Tensor, "batch"]            # not ended before: the token counts
+    finished: Bool[Tensor, "batch"]         # ended, by this token or before
 
     @property
     def probabilities(self) -> Float[Tensor, "batch vocab"]:
@@ -161,16 +161,16 @@ def _check_request(
         raise ValueError(f"the cache has {cache.length} tokens of another decode; make a new one for each")
     if constrain is not None and not callable(constrain):
         raise ValueError(f"constrain is {constrain!r}; give a function from logits and the tokens so far to logits")
-    read = 1
+    n_prompt = 1    # the start symbol
     if prompt is not None:
         wanted = f"({len(source)}, prompt), the start symbol first"
         _check_tokens("prompt", prompt, source, wanted, "decoder", config.vocab_size)
-        read = prompt.shape[1]
-        if read > config.max_len:
-            raise ValueError(f"the prompt has {read} tokens; this decoder has positions for 1 to {config.max_len}")
-    limit = config.max_len - read + 1    # the last token is not read again
+        n_prompt = prompt.shape[1]
+        if n_prompt > config.max_len:
+            raise ValueError(f"the prompt has {n_prompt} tokens; this decoder has positions for 1 to {config.max_len}")
+    limit = config.max_len - n_prompt + 1    # the last token written is never read
     if max_steps is not None and not 1 <= max_steps <= limit:
-        raise ValueError(f"max_steps is {max_steps}; after a prompt of {read} there are positions for 1 to {limit}")
+        raise ValueError(f"max_steps is {max_steps}; after a prompt of {n_prompt} there are positions for 1 to {limit}")
     return max_steps or limit
 
 
@@ -184,7 +184,8 @@ def check_allowed(logits: Float[Tensor, "batch vocab"], finished: Bool[Tensor, "
 class Rows:
     """A decode under way: the memory, and all tokens of each row so far.
 
-    Every way to decode goes on from here. Raises ValueError for what cannot be.
+    Greedy decoding, sampling and beam search all go on from here, token by token.
+    Raises ValueError for a request that cannot be served.
     Chapter *The generation loop*.
     """
 
@@ -250,6 +251,7 @@ def generate_steps(
         logits = rows.logits()
         allowed = rows.allowed(logits)
         check_allowed(allowed, finished)
+        allowed = allowed.where(going[:, None], logits)    # ended: all may come
         chosen = torch.where(going, choose(allowed), config.pad_id)
         finished = finished | (chosen == config.end_id)
         yield Step(position, chosen, logits, going, finished)
@@ -264,7 +266,7 @@ def generate(
     source_mask: Bool[Tensor, "batch source"] | None = None,
     **options: Any,
 ) -> Int[Tensor, "batch generated"]:
-    """All tokens of `generate_steps`, with its options: side by side, no prompt.
+    """The written tokens, without the prompt; options as for `generate_steps`.
 
     Chapter *The generation loop*.
     """

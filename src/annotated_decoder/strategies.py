@@ -99,7 +99,10 @@ class Hypothesis:
 def best_places(
     scores: Float[Tensor, "batch width vocab"], k: int
 ) -> tuple[Int[Tensor, "batch k"], Int[Tensor, "batch k"]]:
-    "Slot and token of each source's k highest, best first; of equals the first."
+    """Slot and token of each source's k highest, best first; of equals the first.
+
+    A stable sort of all, cut at k, that sorts only what reaches the k-th highest.
+    """
     flat, vocab_size = scores.flatten(1), scores.shape[-1]
     least, best = flat.topk(k).values[:, -1], []
     for row, bar in zip(flat, least):
@@ -133,7 +136,7 @@ class Beam(Rows):
         if not -10 <= length_penalty <= 10:
             given = f"length_penalty is {length_penalty}"
             raise ValueError(f"{given}; give 0 for none, or up to 10")
-        self.kept = cache or Cache()    # the rows' cache, known as one that reorders
+        self.kept = cache or Cache()    # the rows' cache, one that reorders
         super().__init__(model, source, source_mask, request, self.kept)
         self.width, self.n_prompt = width, self.tokens.shape[1]
         self.memory = self.memory.repeat_interleave(width, 0)       # (b·w s d)
@@ -197,7 +200,7 @@ def beam_search(
         candidates[finished, pad_id] = beam.total[finished]
         check_allowed(candidates.flatten(1), finished.all(1))
         lengths = lengths + ~finished
-        scores = candidates / lengths[..., None] ** length_penalty
+        scores = candidates / lengths[..., None].double() ** length_penalty
         slot, token = best_places(scores, width)               # (b w) twice
         beam.go_on(slot, token, candidates[beam.source, slot, token])
         lengths = lengths.gather(1, slot)
