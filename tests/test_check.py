@@ -15,15 +15,17 @@ import torch
 from torch import nn
 
 from annotated_decoder import check
-from annotated_decoder.attention import attention
+from annotated_decoder.attention import attention as fused
+from annotated_decoder.attention import attention_weights
+from annotated_decoder.check import attention, embedding, fast_decoding, primer
 from annotated_decoder.check import cross_attention as exercises
-from annotated_decoder.check import fast_decoding, primer
 from annotated_decoder.check.laws import Broken, Tried, describe_error, law, must_equal, say_number, try_laws
 
-BY_HAND = [check.mean_surprise, check.padded_weights, check.bytes_of_a_step]
+BY_HAND = [check.mean_surprise, check.padded_weights, check.bytes_of_a_step, check.longer_query,
+           check.two_positions]
 CHECKERS = [
     *BY_HAND, check.to_shares, check.slope, check.descend, check.numbers_kept, check.read_memory, check.to_whole,
-    check.filled_part,
+    check.filled_part, check.weights_of, check.window_mask, check.heads_apart, check.turned, check.placed,
 ]  # fmt: skip
 (
     FORM, MEANING, ONE, LAST, PROJECTIONS, ALONE, SCALE, FILLING, SHUFFLED, ALL, REAL, MORE, FORMULA, LEARNING,
@@ -84,7 +86,7 @@ def added(scores, mask):
 
 def by_the_package(x, memory, mask, w_q, w_k, w_v):
     memory = zero(memory, mask)
-    return attention(x @ w_q, memory @ w_k, memory @ w_v, mask[:, None])
+    return fused(x @ w_q, memory @ w_k, memory @ w_v, mask[:, None])
 
 
 def by_torch_with_an_axis_of_heads(x, memory, mask, w_q, w_k, w_v):
@@ -385,6 +387,147 @@ def test_right_answers_pass_in_the_primer_and_every_law_is_the_first_that_some_s
     assert case.shape == (2, 3) and torch.equal(case, primer.table(2, 3))
 
 
+# Those of Attention.
+def weigh(q, k, mask, width=lambda q, k: q.shape[-1] ** 0.5, calm=True):
+    scores = (q @ k.mT / width(q, k)).masked_fill(~mask, -torch.inf)
+    powers = (scores - calm * scores.amax(-1, keepdim=True)).exp()
+    return powers / powers.sum(-1, keepdim=True)
+
+
+def window_of(n_queries, n_keys, window, begin=None, back=None):
+    begin = n_keys - n_queries if begin is None else begin
+    query, key = torch.arange(n_queries)[:, None] + begin, torch.arange(n_keys)
+    return (key <= query) & ((query - key < window) if back is None else back(query, key, window))
+
+
+def apart(x, n_heads):
+    return x.unflatten(-1, (n_heads, -1)).transpose(1, 2)
+
+
+ATTENDING = {
+    "the shorter query's": (check.longer_query, 0.73, 2, "that is the weight that the shorter query gives"),
+    "the other key's": (check.longer_query, 0.12, 2, "that is the other key's"),
+    "powers of 2": (check.longer_query, 0.8, 2, "that is the powers of 2"),
+    "no division": (check.longer_query, 7.39, 1, "that is e², before the division by the sum"),
+    "twice": (check.longer_query, 1.46, 1, "that is twice the shorter query's weight"),
+    "two weights": (check.longer_query, [0.88, 0.12], 0, "expected one number"),
+    "k.T": (check.weights_of, lambda q, k, mask: q @ k.T, 0, "it raised RuntimeError"),
+    "keys by queries": (check.weights_of, lambda *three: weigh(*three).mT, 0, "came a Tensor of shape (2, 5, 3)"),
+    "the mask turned": (check.weights_of, lambda q, k, mask: weigh(q, k, ~mask), 1, "a hidden key has a weight"),
+    "hidden afterwards": (check.weights_of, lambda q, k, mask: weigh(q, k, mask | True) * mask, 2, "expected 1 at"),
+    "sums of columns": (check.weights_of, lambda q, k, mask: (q @ k.mT).masked_fill(~mask, -9e9).softmax(-2) * mask, 2,
+                        "queries_keys(4)"),
+    "the width": (check.weights_of, lambda *three: weigh(*three, lambda q, k: q.shape[-1]), 3, "queries_keys(4)"),
+    "not divided": (check.weights_of, lambda *three: weigh(*three, lambda q, k: 1), 3, "queries_keys(4)"),
+    "always by 2": (check.weights_of, lambda *three: weigh(*three, lambda q, k: 2), 3, "queries_keys(1)"),
+    "not calmed": (check.weights_of, lambda *three: weigh(*three, calm=False), 4, "queries_keys(4, 1e4)"),
+    "in place": (check.weights_of, lambda q, k, mask: weigh(q.mul_(1.0).add_(0), k, mask) + 0 * q.zero_().sum(), 5,
+                 "was changed in place"),
+    "zeros and ones": (check.window_mask, lambda *three: window_of(*three).float(), 0, "expected booleans"),
+    "a row a key": (check.window_mask, lambda *three: window_of(*three).T, 0, "shape (5, 2)"),
+    "from the upper left": (check.window_mask, lambda *three: window_of(*three, begin=0), 1, "(2, 5, 5)"),
+    "both ways": (check.window_mask, lambda q, k, w: (torch.arange(k - q, k)[:, None] - torch.arange(k)).abs() < w, 1,
+                  "(5, 5, 5)"),
+    "one too many": (check.window_mask, lambda q, k, w: window_of(q, k, w + 1), 2, "(5, 5, 1)"),
+    "no window": (check.window_mask, lambda q, k, w: window_of(q, k, k), 2, "(5, 5, 1)"),
+    "side by side": (check.window_mask, lambda *three: window_of(*three, back=lambda q, k, w: q // w == k // w), 3,
+                     "(5, 5, 2)"),
+    "no head": (check.heads_apart, lambda x, n: x, 0, "3 heads"),
+    "not exchanged": (check.heads_apart, lambda x, n: x.unflatten(-1, (n, -1)), 0, "3 heads"),
+    "reshaped": (check.heads_apart, lambda x, n: x.reshape(len(x), n, x.shape[1], -1), 1, "position 2 was changed"),
+    "every third column": (check.heads_apart, lambda x, n: x.unflatten(-1, (-1, n)).movedim(-1, 1), 2, "expected"),
+    "its input": (check.heads_apart, lambda x, n: (apart(x, n).clone(), x.zero_())[0], 3, "was changed in place"),
+}
+ATTENTION_LAWS = {check.longer_query: attention.LONGER_QUERY, check.weights_of: attention.WEIGHTS_OF,
+                  check.window_mask: attention.WINDOW_MASK, check.heads_apart: attention.HEADS_APART}    # fmt: skip
+
+
+@pytest.mark.parametrize("name", ATTENDING)
+def test_slips_in_attention_break_first_the_law_meant_for_them(name):
+    checker, answer, place, told = ATTENDING[name]
+    assert quietly(checker, answer).broken[0] == ATTENTION_LAWS[checker][place].name
+    assert told in words(checker, answer)
+
+
+def test_right_answers_pass_in_attention_and_every_law_is_the_first_that_some_slip_breaks():
+    for answer in (0.88, 0.881, math.e**2 / (1 + math.e**2), torch.tensor(0.8808), "0.88"):
+        assert quietly(check.longer_query, answer)
+    for right in (weigh, attention_weights, lambda q, k, mask: weigh(q.float(), k.float(), mask).double()):
+        assert quietly(check.weights_of, right)
+    for right in (window_of, lambda q, k, w: torch.ones(q, k).tril(k - q).triu(k - q - w + 1).bool()):
+        assert quietly(check.window_mask, right)
+    for right in (apart, lambda x, n: torch.stack(x.chunk(n, -1), 1)):
+        assert quietly(check.heads_apart, right)
+    for checker, laws in ATTENTION_LAWS.items():
+        assert {place for of, _, place, _ in ATTENDING.values() if of is checker} == {*range(len(laws))}, checker
+    q, k = eval("queries_keys(4, 1e4)", {"queries_keys": attention.queries_keys})
+    assert torch.equal(q, 1e4 * attention.queries_keys(4)[0]) and k.shape == (2, 5, 4)
+
+
+# Those of Embedding and position.
+def turn(x, start, place=lambda p: p, sign=1, rates=None):
+    n, d = x.shape[-2:]
+    rates = 10000.0 ** (-torch.arange(0, d, 2) / d) if rates is None else rates
+    angles = place(torch.arange(start, start + n).double())[:, None] * rates
+    a, b = x[..., ::2], x[..., 1::2]
+    pairs = [a * angles.cos() - sign * b * angles.sin(), a * angles.sin() + b * angles.cos()]
+    return torch.stack(pairs, -1).flatten(-2)
+
+
+def halves(x, start):
+    "The layout of two halves, as LLaMA's code has it."
+    shuffled = x.unflatten(-1, (2, -1)).transpose(-2, -1).flatten(-2)
+    return turn(shuffled, start).unflatten(-1, (-1, 2)).transpose(-2, -1).flatten(-2)
+
+
+def place(tokens, rows, places, start, n=None, scale=2.0):
+    n = tokens.shape[1] if n is None else n
+    return rows[tokens] * scale + places[start : start + n]
+
+
+PLACING = {
+    "with itself": (check.two_positions, 2, 2, "that is the product of a position with itself"),
+    "the fast hand": (check.two_positions, 0.54, 2, "that is that of the fast hand alone"),
+    "divided": (check.two_positions, 0.77, 2, "that is divided by √4"),
+    "too large": (check.two_positions, 20 * 21, 1, "420 came"),
+    "two numbers": (check.two_positions, [0.54, 1.0], 0, "expected one number"),
+    "the first half": (check.turned, lambda x, start: turn(x, start)[..., :3], 0, "start 0"),
+    "from 1": (check.turned, lambda x, start: turn(x, start + 1), 1, "start 0"),
+    "added": (check.turned, lambda x, start: x + turn(torch.ones_like(x), start), 1, "start 0"),
+    "a sign": (check.turned, lambda x, start: turn(x, start, sign=-1), 2, "start 0"),
+    "squared": (check.turned, lambda x, start: turn(x, start, lambda p: p**2), 3, "a query and a key at 7 places"),
+    "backwards": (check.turned, lambda x, start: turn(x, start, lambda p: -p), 4, "start 0"),
+    "one rate": (check.turned, lambda x, start: turn(x, start, rates=torch.ones(1)), 4, "start 0"),
+    "two halves": (check.turned, halves, 4, "start 0"),
+    "start forgotten": (check.turned, lambda x, start: turn(x, 0), 5, "start 3"),
+    "in place": (check.turned, lambda x, start: (turn(x, start), x.zero_())[0], 6, "was changed in place"),
+    "one row": (check.placed, lambda *four: place(*four)[0], 0, "four rows of four tokens"),
+    "the batch's length": (check.placed, lambda *four: place(*four, n=len(four[0])), 1, "one row alone"),
+    "no scale": (check.placed, lambda *four: place(*four, scale=1.0), 2, "places of zeros"),
+    "no start": (check.placed, lambda t, r, p, start: place(t, r, p, 0), 3, "start 5"),
+    "no place": (check.placed, lambda t, r, p, start: place(t, r, 0 * p, start), 3, "start 0"),
+    "its rows": (check.placed, lambda t, r, p, s: (place(t, r, p, s), r.zero_())[0], 4, "was changed in place"),
+}
+EMBEDDING_LAWS = {check.two_positions: embedding.TWO_POSITIONS, check.turned: embedding.TURNED,
+                  check.placed: embedding.PLACED}    # fmt: skip
+
+
+@pytest.mark.parametrize("name", PLACING)
+def test_slips_in_embedding_break_first_the_law_meant_for_them(name):
+    checker, answer, where, told = PLACING[name]
+    assert quietly(checker, answer).broken[0] == EMBEDDING_LAWS[checker][where].name
+    assert told in words(checker, answer)
+
+
+def test_right_answers_pass_in_embedding_and_every_law_is_the_first_that_some_slip_breaks():
+    for answer in (1.54, 1.5403, math.cos(1) + math.cos(0.01), "1.54"):
+        assert quietly(check.two_positions, answer)
+    assert quietly(check.turned, turn) and quietly(check.placed, place)
+    assert quietly(check.turned, lambda x, start: turn(x.float(), start).float())
+    for checker, laws in EMBEDDING_LAWS.items():
+        assert {where for of, _, where, _ in PLACING.values() if of is checker} == {*range(len(laws))}, checker
+
+
 # Those of Fast decoding.
 def whole(weight, dim=1, levels=127, finish=torch.round, dtype=torch.int8):
     scale = weight.abs().amax(dim, keepdim=True) / levels
@@ -594,7 +737,9 @@ def test_an_untouched_stub_gets_a_short_report(checker):
                                            (check.numbers_kept, exercises.NUMBERS_KEPT),
                                            (check.mean_surprise, primer.MEAN_SURPRISE),
                                            (check.to_shares, primer.TO_SHARES), (check.slope, primer.SLOPE),
-                                           (check.descend, primer.DESCEND), *FAST_LAWS.items(),
+                                           (check.descend, primer.DESCEND), *ATTENTION_LAWS.items(),
+                                           *EMBEDDING_LAWS.items(),
+                                           *FAST_LAWS.items(),
                                            (check.read_memory, exercises.READ_MEMORY)])    # fmt: skip
 def test_one_hint_of_the_grade_that_was_asked_for(checker, laws):
     assert all(len(set(each.hints)) == 3 for each in laws)

@@ -23,7 +23,7 @@ from annotated_decoder.check.laws import (
     law,
     must_be_tensor,
     must_equal,
-    say_number,
+    number_law,
     try_laws,
 )
 
@@ -36,28 +36,16 @@ _SLIPS = {
 }
 
 
-def _surprise_law(name: str, holds: Callable[[float], bool], *hints: str) -> Law:
-    def trial(answer):
-        try:
-            found = float(answer)
-        except (TypeError, ValueError, RuntimeError):
-            raise Broken(f"expected one number, came {describe(answer)}") from None
-        if not holds(found):
-            slips = [what for what, slip in _SLIPS.items() if abs(found - slip) < 0.0151]
-            raise Broken(f"{say_number(found)} came" + "".join(f"; that is {slip}" for slip in slips[:1]))
-
-    return law(name, *hints)(trial)
-
-
 MEAN_SURPRISE = (
-    _surprise_law("one number", lambda s: True, "Each word gives one number, its surprise; the answer is their mean.",
-                  "For a share p of the right answer, the number is −log p.", "(… + … + …) / 3"),
-    _surprise_law("a surprise is above 0", lambda s: s > 0, "The logarithm of a number below 1 is negative.",
-                  "There is a minus before the logarithm.", "−log(1/2) = log 2 = 0.693"),
-    _surprise_law("it is the mean of the three surprises", lambda s: abs(s - sum(_EACH) / 3) < 0.0151,
-                  "Take the logarithm of each share first, the mean afterwards.",
-                  "1/4 is a half of a half: its surprise is twice log 2. And that of 1/8?",
-                  "(1 + 2 + 3) / 3 · 0.693"),
+    number_law("one number", lambda s: True, _SLIPS,
+               "Each word gives one number, its surprise; the answer is their mean.",
+               "For a share p of the right answer, the number is −log p.", "(… + … + …) / 3"),
+    number_law("a surprise is above 0", lambda s: s > 0, _SLIPS, "The logarithm of a number below 1 is negative.",
+               "There is a minus before the logarithm.", "−log(1/2) = log 2 = 0.693"),
+    number_law("it is the mean of the three surprises", lambda s: abs(s - sum(_EACH) / 3) < 0.0151, _SLIPS,
+               "Take the logarithm of each share first, the mean afterwards.",
+               "1/4 is a half of a half: its surprise is twice log 2. And that of 1/8?",
+               "(1 + 2 + 3) / 3 · 0.693"),
 )  # fmt: skip
 
 
