@@ -77,6 +77,14 @@ def test_after_a_reorder_each_row_goes_on_from_the_row_it_took(seed, shape, rows
     assert_near(dec(new, memory, cache=cache), expected)
 
 
+@pytest.mark.parametrize("rows", [[0], [0, 1, 1]])
+def test_a_room_is_not_reordered_to_another_number_of_rows(rows):
+    dec, cache = decoder(), StaticCache(12)
+    dec(ids(2, 2), noise(2, 4, 8), cache=cache)
+    with pytest.raises(ValueError, match=f"{len(rows)} rows for a cache of 2; where rows leave, take a Cache"):
+        cache.reorder(torch.tensor(rows))
+
+
 def test_the_room_is_made_once_and_its_bytes_are_counted():
     dec, cache = decoder(n_layers=3), StaticCache(12)
     assert cache.nbytes == 0

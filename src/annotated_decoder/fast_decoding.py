@@ -152,9 +152,15 @@ class StaticCache(Cache):
         return x.new_empty(batch, heads, self.max_len, head_dim)
 
     def reorder(self, rows: Int[Tensor, "batch"]) -> None:
-        "As `Cache.reorder`, in place: there are as many rows as before."
+        """As `Cache.reorder`, in place; ValueError for another number of rows.
+
+        Room was made for as many rows as there are.
+        """
         for pair in self.self_kv.values():
             for filled in pair:
+                if len(rows) != len(filled):
+                    given = f"{len(rows)} rows for a cache of {len(filled)}"
+                    raise ValueError(f"{given}; where rows leave, take a Cache")
                 filled[:] = filled[rows]
 
     @property
@@ -234,8 +240,9 @@ def fast(
 ) -> EncoderDecoder:
     """A copy for decoding, which every function that decodes takes like the model.
 
-    In single precision it gives the same ids. `dtype` is that of its numbers, the
-    model's own unless given; `int8` makes every linear layer an `Int8Linear`.
+    In single precision it gives the same ids, near ties excepted. `dtype` is that
+    of its numbers, the model's own unless given; `int8` makes every linear layer
+    an `Int8Linear`.
     Raises ValueError for a model that is fast already, for int8 with another dtype
     than single precision, and as `Int8Linear` does.
     Chapter *Fast decoding*.
