@@ -17,15 +17,17 @@ from torch import nn
 from annotated_decoder import check
 from annotated_decoder.attention import attention as fused
 from annotated_decoder.attention import attention_weights
-from annotated_decoder.check import attention, embedding, fast_decoding, primer
+from annotated_decoder.check import attention, embedding, encoder, encoder_outputs, fast_decoding, primer
 from annotated_decoder.check import cross_attention as exercises
 from annotated_decoder.check.laws import Broken, Tried, describe_error, law, must_equal, say_number, try_laws
+from annotated_decoder.encoder_outputs import pad
 
 BY_HAND = [check.mean_surprise, check.padded_weights, check.bytes_of_a_step, check.longer_query,
-           check.two_positions]
+           check.two_positions, check.layer_size, check.n_padding]
 CHECKERS = [
     *BY_HAND, check.to_shares, check.slope, check.descend, check.numbers_kept, check.read_memory, check.to_whole,
     check.filled_part, check.weights_of, check.window_mask, check.heads_apart, check.turned, check.placed,
+    check.without_memory, check.pooled, check.padded_left, check.spoken,
 ]  # fmt: skip
 (
     FORM, MEANING, ONE, LAST, PROJECTIONS, ALONE, SCALE, FILLING, SHUFFLED, ALL, REAL, MORE, FORMULA, LEARNING,
@@ -500,6 +502,92 @@ def test_right_answers_pass_in_embedding():
     assert quietly(check.turned, lambda x, start: turn(x.float(), start).float())
 
 
+# Those of Encoder outputs.
+def left(rows):
+    tokens, mask = pad([row[::-1] for row in rows])
+    return tokens.flip(1), mask.flip(1)
+
+
+def speak(ids, symbols, stops=True, special=(0, 1, 2)):
+    ids = ids[: ids.index(2)] if stops and 2 in ids else ids
+    return [symbols[i] for i in ids if i not in special]
+
+
+READING = {
+    "a list": (check.n_padding, [1, 3], 0, "expected one number"),
+    "real ones": (check.n_padding, 11, 1, "that is the real ids"),
+    "all": (check.n_padding, 15, 1, "that is all ids"),
+    "no mask": (check.padded_left, lambda rows: left(rows)[0], 0, "expected ids and mask"),
+    "a mask of numbers": (check.padded_left, lambda rows: (left(rows)[0], left(rows)[1].long()), 0, "torch.bool"),
+    "on the right": (check.padded_left, pad, 1, "the row [3] became [3, 0, 0, 0]"),
+    "filled with ones": (check.padded_left, lambda rows: (left(rows)[0].where(left(rows)[1], 1), left(rows)[1]), 2,
+                         "became [1, 1, 1, 3]"),
+    "the other mask": (check.padded_left, lambda rows: (left(rows)[0], pad(rows)[1]), 3, "of the row [3]"),
+    "by the ids": (check.padded_left, lambda rows: (left(rows)[0], left(rows)[0] != 0), 3, "of the row [8, 0, 9]"),
+    "emptied": (check.padded_left, lambda rows: (left(rows), rows.clear())[0], 4, "was changed in place"),
+    "ids": (check.spoken, lambda ids, symbols: ids, 0, "ids [3, 4, 5]"),
+    "a string": (check.spoken, lambda ids, symbols: " ".join(speak(ids, symbols)), 0, "'K AE1 T'"),
+    "the start": (check.spoken, lambda *two: speak(*two, special=()), 1, "'<s>'"),
+    "to the last": (check.spoken, lambda *two: speak(*two, stops=False), 2, "'K', 'T', 'AE1', 'K'"),
+    "its ids": (check.spoken, lambda ids, symbols: (speak(ids, symbols), ids.clear())[0], 3, "was changed in place"),
+}  # fmt: skip
+READING_LAWS = {check.n_padding: encoder_outputs.N_PADDING, check.padded_left: encoder_outputs.PADDED_LEFT,
+                check.spoken: encoder_outputs.SPOKEN}    # fmt: skip
+
+
+def test_right_answers_pass_in_encoder_outputs():
+    assert quietly(check.n_padding, 4) and quietly(check.padded_left, left) and quietly(check.spoken, speak)
+    assert quietly(check.padded_left, lambda rows: [*left(rows)])
+
+
+# Those of Two stacks side by side.
+def climb(decoder, tokens, attends=True, feeds=True, last=True, mask=None):
+    x = decoder.embedding(tokens)
+    for layer in decoder.layers:
+        layer.mask = mask or layer.mask
+        if attends:
+            x = layer.self_res.add(x, layer.self_attend(layer.self_res.read(x), None))
+        if feeds:
+            x = layer.ffn_res.add(x, layer.ffn(layer.ffn_res.read(x)))
+    return decoder.final_norm(x) if last else x
+
+
+def mean(memory, mask):
+    return memory.masked_fill(~mask[..., None], 0).sum(1) / mask.sum(1, keepdim=True)
+
+
+CLIMBING = {
+    "a word": (check.layer_size, "many", 0, "expected one number"),
+    "a share": (check.layer_size, 49_984.5, 1, "came"),
+    "attention alone": (check.layer_size, 16_640, 2, "that is attention alone"),
+    "no biases": (check.layer_size, 49_408, 2, "that is without biases"),
+    "a decoder's": (check.layer_size, 66_752, 2, "that is with cross-attention and its norm"),
+    "no end to it": (check.layer_size, math.inf, 1, "inf came"),
+    "logits": (check.without_memory, lambda d, t: climb(d, t) @ d.embedding.tokens.weight.T, 0, "two rows of five"),
+    "no mask": (check.without_memory, lambda d, t: climb(d, t, mask=lambda q, k, _: torch.ones(q, k) > 0), 1,
+                "the last two tokens changed"),
+    "no attention": (check.without_memory, lambda d, t: climb(d, t, attends=False), 2, "the first token changed"),
+    "no network": (check.without_memory, lambda d, t: climb(d, t, feeds=False), 3, "two rows of five"),
+    "no last norm": (check.without_memory, lambda d, t: climb(d, t, last=False), 3, "two rows of five"),
+    "a row": (check.pooled, lambda m, mask: m[0], 0, "table(3, 4, 5)"),
+    "a sum": (check.pooled, lambda m, mask: m.masked_fill(~mask[..., None], 0).sum(1), 1, "no padding"),
+    "all positions": (check.pooled, lambda m, mask: m.mean(1), 2, "table(3, 4, 5)"),
+    "divided by all": (check.pooled, lambda m, mask: m.masked_fill(~mask[..., None], 0).mean(1), 2, "table(3, 4, 5)"),
+    "a product": (check.pooled, lambda m, mask: (m * mask[..., None]).sum(1) / mask.sum(1, keepdim=True), 3,
+                  "padding of infinities"),
+    "in place": (check.pooled, lambda m, mask: m.masked_fill_(~mask[..., None], 0).sum(1) / mask.sum(1, keepdim=True),
+                 4, "was changed in place"),
+}  # fmt: skip
+ENCODER_LAWS = {check.layer_size: encoder.LAYER_SIZE, check.without_memory: encoder.WITHOUT_MEMORY,
+                check.pooled: encoder.POOLED}    # fmt: skip
+
+
+def test_right_answers_pass_in_encoder():
+    assert quietly(check.layer_size, 49_984) and quietly(check.layer_size, "49984")
+    assert quietly(check.without_memory, climb) and quietly(check.pooled, mean)
+    assert quietly(check.pooled, lambda m, mask: torch.stack([row[real].mean(0) for row, real in zip(m, mask)]))
+
+
 # Those of Fast decoding.
 def whole(weight, dim=1, levels=127, finish=torch.round, dtype=torch.int8):
     scale = weight.abs().amax(dim, keepdim=True) / levels
@@ -578,9 +666,10 @@ def test_right_answers_pass_in_fast_decoding():
     assert torch.equal(eval("weights(4, 6)", {"weights": fast_decoding.weights}), fast_decoding.weights(4, 6))
 
 
-# All slips of these four pages.
-SLIPS = {"primer": PRIMER, "attention": ATTENDING, "embedding": PLACING, "fast_decoding": FAST}
-ALL_LAWS = LAWS | ATTENTION_LAWS | EMBEDDING_LAWS | FAST_LAWS
+# All slips of these six pages.
+SLIPS = {"primer": PRIMER, "attention": ATTENDING, "embedding": PLACING, "reading": READING, "encoder": CLIMBING,
+         "fast_decoding": FAST}    # fmt: skip
+ALL_LAWS = LAWS | ATTENTION_LAWS | EMBEDDING_LAWS | READING_LAWS | ENCODER_LAWS | FAST_LAWS
 
 
 @pytest.mark.parametrize("page, name", [(page, name) for page, slips in SLIPS.items() for name in slips])

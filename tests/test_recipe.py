@@ -157,6 +157,17 @@ def test_of_many_symbols_the_teachers_highest_are_told_as_a_distribution():
         assert torch.equal(ids, row.topk(8).indices)
 
 
+def test_of_a_word_that_stands_often_the_student_is_told_what_is_listed():
+    student, teacher = (new_pronouncer(spelled(), d_model=16, seed=seed) for seed in (1, 2))
+    examples, config = examples_for(student), TrainingConfig(smoothing=0.0)
+    told, often = taught([teacher], [*examples, *examples[:2]]), collate(examples[:2])
+    assert_close(distillation(told, 1.0)(student.model, often, config, 0), loss_of(student.model, often, config, 0))
+    alone = taught([teacher], examples)
+    for source, target in examples[2:]:
+        for a, b in zip(told[tuple(source), tuple(target)], alone[tuple(source), tuple(target)], strict=True):
+            assert_close(a, b)
+
+
 def test_a_student_learns_from_teachers_of_the_same_symbols_alone(seldom):
     config = TrainingConfig(epochs=2)
     teacher = train_pronouncer(spelled(), config, **TINY)

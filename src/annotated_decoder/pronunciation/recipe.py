@@ -11,6 +11,7 @@ import platform
 import random
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from math import exp, log
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import one_hot
 from torch.nn.utils.rnn import pad_sequence
 
 from ..decoder import StackConfig
@@ -129,12 +131,16 @@ Key = tuple[tuple[int, ...], tuple[int, ...]]
 def taught(teachers: Sequence[TrainedModel], examples: Sequence[Example]) -> dict[Key, tuple[Tensor, Tensor]]:
     """For each example, by its source and target, the teachers' mean probabilities: the highest, and their ids.
 
-    Both of shape (target + 1, 8), the end symbol's position included. Chapter *The recipe*; Hinton et al. 2015.
+    Both of shape (target + 1, 8), the end symbol's position included. Of an example that stands more than once they
+    are 1 for what is listed, and 0. Chapter *The recipe*; Hinton et al. 2015.
     """
     found: dict[Key, tuple[Tensor, Tensor]] = {}
+    times = Counter((tuple(source), tuple(target)) for source, target in examples)
     for batch in batches(examples, 8_192, torch.Generator()):
         said = [teacher.model.eval()(batch.source, batch.inputs, batch.source_mask).softmax(-1) for teacher in teachers]
-        p, ids = torch.stack(said).mean(0).topk(min(_KEPT, said[0].shape[-1]))
+        listed, often = one_hot(batch.targets, said[0].shape[-1]), [times[key] > 1 for key in _keys(batch)]
+        mean = torch.where(torch.tensor(often)[:, None, None], listed, torch.stack(said).mean(0))
+        p, ids = mean.topk(min(_KEPT, mean.shape[-1]))
         for i, key in enumerate(_keys(batch)):
             n = len(key[1]) + 1
             found[key] = p[i, :n] / p[i, :n].sum(-1, keepdim=True), ids[i, :n].clone()
@@ -146,7 +152,7 @@ def _keys(batch: Batch) -> list[Key]:
     sources = [tuple(row[mask].tolist()) for row, mask in zip(batch.source, batch.source_mask)]
     return [(s, tuple(row[mask].tolist()[:-1])) for s, row, mask in zip(sources, batch.targets, batch.target_mask)]
 
-
+# %% ../../../notebooks/pronunciation/recipe.ipynb #distillation
 def distillation(told: Mapping[Key, tuple[Tensor, Tensor]], share: float = 0.7) -> Objective:
     """The objective of a student: this share of it is the teachers' cross-entropy, the rest what is listed.
 
