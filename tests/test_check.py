@@ -17,17 +17,17 @@ from torch import nn
 from annotated_decoder import check
 from annotated_decoder.attention import attention as fused
 from annotated_decoder.attention import attention_weights
-from annotated_decoder.check import attention, embedding, encoder, encoder_outputs, fast_decoding, primer
+from annotated_decoder.check import attention, decoder, embedding, encoder, encoder_outputs, fast_decoding, primer
 from annotated_decoder.check import cross_attention as exercises
 from annotated_decoder.check.laws import Broken, Tried, describe_error, law, must_equal, say_number, try_laws
 from annotated_decoder.encoder_outputs import pad
 
 BY_HAND = [check.mean_surprise, check.padded_weights, check.bytes_of_a_step, check.longer_query,
-           check.two_positions, check.layer_size, check.n_padding]
+           check.two_positions, check.layer_size, check.n_padding, check.pre_norm_sum]
 CHECKERS = [
     *BY_HAND, check.to_shares, check.slope, check.descend, check.numbers_kept, check.read_memory, check.to_whole,
     check.filled_part, check.weights_of, check.window_mask, check.heads_apart, check.turned, check.placed,
-    check.without_memory, check.pooled, check.padded_left, check.spoken,
+    check.without_memory, check.pooled, check.padded_left, check.spoken, check.lens, check.pre_norm_layer,
 ]  # fmt: skip
 (
     FORM, MEANING, ONE, LAST, PROJECTIONS, ALONE, SCALE, FILLING, SHUFFLED, ALL, REAL, MORE, FORMULA, LEARNING,
@@ -588,6 +588,72 @@ def test_right_answers_pass_in_encoder():
     assert quietly(check.pooled, lambda m, mask: torch.stack([row[real].mean(0) for row, real in zip(m, mask)]))
 
 
+# Those of The decoder stack.
+def asked_storeys(decoder, projection, tokens, memory, order="scf", last=True, reads=True, places=False, whole=False):
+    x = decoder.embedding(tokens)
+    storeys = [x]
+    for layer in decoder.layers:
+        parts = {
+            "s": (layer.self_res, lambda h, layer=layer: layer.self_attend(h, None)),
+            "c": (layer.cross_res, lambda h, layer=layer: layer.cross_attend(h, memory, None, None)),
+            "f": (layer.ffn_res, layer.ffn),
+        }
+        for res, part in map(parts.get, order):
+            x = x + part(res.norm(x)) if places else res.add(x, part(res.read(x) if reads else x))
+            storeys.append(x)
+    if whole:
+        storeys[5] = storeys[6]
+    found = torch.stack(storeys)
+    return projection(decoder.final_norm(found) if last else found)
+
+
+def layer_lines(layer, x, memory, asks=False, adds=True, order="scf", mask=None):
+    layer.mask, y = mask or layer.mask, x
+    parts = {
+        "s": (layer.self_res, lambda h: layer.self_attend(h, None)),
+        "c": (layer.cross_res, lambda h: layer.cross_attend(h, memory, None, None)),
+        "f": (layer.ffn_res, layer.ffn),
+    }
+    for name in order:
+        res, part = parts[name]
+        update = part(res.norm(x if asks and name == "c" else y))
+        y = y + update if adds else update
+    return y
+
+
+STACKING = {
+    "a vector": (check.pre_norm_sum, [-1, 2, 1, 4], 0, "expected one number"),
+    "normalized after": (check.pre_norm_sum, 1.39, 1, "that is with a norm after the sum, too"),
+    "no end of it": (check.pre_norm_sum, math.inf, 1, "inf came"),
+    "no shortcut": (check.pre_norm_sum, 1, 2, "without the shortcut"),
+    "norm(x) in the shortcut": (check.pre_norm_sum, 2, 2, "a shortcut that carries norm(x)"),
+    "x itself is read": (check.pre_norm_sum, 3, 2, "that is with a sublayer that reads x itself"),
+    "no embedding": (check.lens, lambda *a: asked_storeys(*a)[1:], 0, "two layers, two rows"),
+    "no network": (check.lens, functools.partial(asked_storeys, order="sc"), 0, "(5, 2, 5, 9)"),
+    "no last norm": (check.lens, functools.partial(asked_storeys, last=False), 1, "the storey of the embedding"),
+    "cross-attention first": (check.lens, functools.partial(asked_storeys, order="csf"), 2, "came [1, 2, 3"),
+    "nothing normalized": (check.lens, functools.partial(asked_storeys, reads=False), 3, "the highest storey"),
+    "the network twice": (check.lens, functools.partial(asked_storeys, whole=True), 4, "at [5, 0, 0, 0]"),
+    "pre-norm alone": (check.lens, functools.partial(asked_storeys, places=True), 5, "a post-norm decoder"),
+    "a row of vectors": (check.pre_norm_layer, lambda *a: layer_lines(*a)[0], 0, "two rows of four"),
+    "no mask": (check.pre_norm_layer, functools.partial(layer_lines, mask=lambda q, k, _: torch.ones(q, k) > 0), 1,
+                "the last vector changed"),
+    "replaced": (check.pre_norm_layer, functools.partial(layer_lines, adds=False), 2, "three silent sublayers"),
+    "post-norm": (check.pre_norm_layer, lambda layer, *a: layer.ffn_res.norm(layer_lines(layer, *a)), 2, "silent"),
+    "asked with x": (check.pre_norm_layer, functools.partial(layer_lines, asks=True), 3, "the first vector changed"),
+    "no cross-attention": (check.pre_norm_layer, functools.partial(layer_lines, order="sf"), 3, "stays as it was"),
+    "the network second": (check.pre_norm_layer, functools.partial(layer_lines, order="sfc"), 4, "two rows of four"),
+}  # fmt: skip
+DECODER_LAWS = {check.pre_norm_sum: decoder.PRE_NORM_SUM, check.lens: decoder.LENS,
+                check.pre_norm_layer: decoder.PRE_NORM_LAYER}    # fmt: skip
+
+
+def test_right_answers_pass_in_decoder():
+    assert quietly(check.pre_norm_sum, 4) and quietly(check.pre_norm_sum, "4.0")
+    assert quietly(check.lens, asked_storeys) and quietly(check.pre_norm_layer, layer_lines)
+    assert quietly(check.pre_norm_layer, lambda layer, x, memory: layer(x, memory))
+
+
 # Those of Fast decoding.
 def whole(weight, dim=1, levels=127, finish=torch.round, dtype=torch.int8):
     scale = weight.abs().amax(dim, keepdim=True) / levels
@@ -666,10 +732,10 @@ def test_right_answers_pass_in_fast_decoding():
     assert torch.equal(eval("weights(4, 6)", {"weights": fast_decoding.weights}), fast_decoding.weights(4, 6))
 
 
-# All slips of these six pages.
+# All slips of these pages.
 SLIPS = {"primer": PRIMER, "attention": ATTENDING, "embedding": PLACING, "reading": READING, "encoder": CLIMBING,
-         "fast_decoding": FAST}    # fmt: skip
-ALL_LAWS = LAWS | ATTENTION_LAWS | EMBEDDING_LAWS | READING_LAWS | ENCODER_LAWS | FAST_LAWS
+         "decoder": STACKING, "fast_decoding": FAST}    # fmt: skip
+ALL_LAWS = LAWS | ATTENTION_LAWS | EMBEDDING_LAWS | READING_LAWS | ENCODER_LAWS | DECODER_LAWS | FAST_LAWS
 
 
 @pytest.mark.parametrize("page, name", [(page, name) for page, slips in SLIPS.items() for name in slips])

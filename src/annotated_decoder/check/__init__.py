@@ -2,6 +2,7 @@
 
 from .attention import heads_apart, longer_query, weights_of, window_mask
 from .cross_attention import numbers_kept, padded_weights, read_memory
+from .decoder import lens, pre_norm_layer, pre_norm_sum
 from .embedding import placed, turned, two_positions
 from .encoder_outputs import n_padding, padded_left, spoken
 from .encoder import layer_size, pooled, without_memory
@@ -11,6 +12,7 @@ from .primer import descend, mean_surprise, slope, to_shares
 __all__ = [
     "mean_surprise", "to_shares", "slope", "descend", "longer_query", "weights_of", "window_mask",
     "heads_apart", "padded_weights", "numbers_kept", "read_memory", "two_positions", "turned", "placed",
+    "pre_norm_sum", "lens", "pre_norm_layer",
     "n_padding", "padded_left", "spoken", "layer_size", "without_memory", "pooled",
     "bytes_of_a_step", "to_whole", "filled_part",
 ]  # fmt: skip
