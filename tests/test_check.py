@@ -17,18 +17,43 @@ from torch import nn
 from annotated_decoder import check
 from annotated_decoder.attention import attention as fused
 from annotated_decoder.attention import attention_weights
-from annotated_decoder.check import attention, decoder, embedding, encoder, encoder_outputs, fast_decoding, primer
+from annotated_decoder.check import (
+    attention,
+    decoder,
+    embedding,
+    encoder,
+    encoder_outputs,
+    fast_decoding,
+    primer,
+    tour,
+)
 from annotated_decoder.check import cross_attention as exercises
 from annotated_decoder.check.laws import Broken, Tried, describe_error, law, must_equal, say_number, try_laws
-from annotated_decoder.encoder_outputs import pad
+from annotated_decoder.encoder_outputs import END, START, pad
 
-BY_HAND = [check.mean_surprise, check.padded_weights, check.bytes_of_a_step, check.longer_query,
-           check.two_positions, check.layer_size, check.n_padding, check.pre_norm_sum]
+BY_HAND = [
+    check.ends_here,
+    check.mean_surprise,
+    check.n_padding,
+    check.longer_query,
+    check.padded_weights,
+    check.two_positions,
+    check.pre_norm_sum,
+    check.layer_size,
+    check.bytes_of_a_step,
+]
 CHECKERS = [
-    *BY_HAND, check.to_shares, check.slope, check.descend, check.numbers_kept, check.read_memory, check.to_whole,
-    check.filled_part, check.weights_of, check.window_mask, check.heads_apart, check.turned, check.placed,
-    check.without_memory, check.pooled, check.padded_left, check.spoken, check.lens, check.pre_norm_layer,
-]  # fmt: skip
+    *BY_HAND,
+    *(check.say, check.write_out),
+    *(check.to_shares, check.slope, check.descend),
+    *(check.padded_left, check.spoken),
+    *(check.weights_of, check.window_mask, check.heads_apart),
+    *(check.numbers_kept, check.read_memory),
+    *(check.turned, check.placed),
+    *(check.lens, check.pre_norm_layer),
+    *(check.without_memory, check.pooled),
+    *(check.to_whole, check.filled_part),
+]
 (
     FORM, MEANING, ONE, LAST, PROJECTIONS, ALONE, SCALE, FILLING, SHUFFLED, ALL, REAL, MORE, FORMULA, LEARNING,
     GRADIENTS, KEPT,
@@ -327,6 +352,89 @@ def test_every_law_is_the_first_that_some_wrong_answer_breaks():
     assert {meant for _, meant in WRONG.values()} == {each.name for each in exercises.READ_MEMORY}
     assert {place for _, place, _ in WEIGHTS.values()} == {*range(len(exercises.PADDED_WEIGHTS))}
     assert {place for _, place in COUNTS.values()} == {*range(len(exercises.NUMBERS_KEPT))}
+
+
+# Those of the tour.
+def loop(step, start, end, limit, first=None, pick=torch.argmax, reads=lambda tokens: tokens, twice=0, returns=None):
+    tokens = [start] if first is None else first(start, end)
+    for _ in range(limit):
+        chosen = int(pick(step(reads(tokens))))
+        tokens.append(chosen)
+        if twice:
+            step(reads(tokens[:-1]))
+        if chosen == end:
+            break
+    return [t for t in tokens[1:] if t != end] if returns is None else returns(tokens)
+
+
+def to_the_limit(step, start, end, limit):
+    tokens = [start]
+    for _ in range(limit):
+        tokens.append(int(step(tokens).argmax()))
+    return [t for t in tokens[1:] if t != end]
+
+
+def to_the_end(step, start, end, limit):
+    tokens = [start]
+    while tokens[-1] != end:
+        tokens.append(int(step(tokens).argmax()))
+    return tokens[1:-1]
+
+
+def write(decode, memory, limit, at=-1, pick=torch.argmax, stops=(END,), more=0):
+    tokens = [START]
+    while tokens[-1] not in stops and len(tokens) <= limit + more:
+        tokens.append(pick(decode(torch.tensor([tokens]), memory)[0, at]).item())
+    return tokens[1:]
+
+
+TOUR = {
+    "both": (check.ends_here, [0.42, 0.58], 0, "expected one number"),
+    "a power": (check.ends_here, 2.61, 1, "that is e to the power of its logit, before the division"),
+    "no number": (check.ends_here, math.nan, 1, "nan came"),
+    "all powers": (check.ends_here, 6.19, 1, "that is all five powers of e together"),
+    "a logit": (check.ends_here, 0.96, 2, "that is its logit"),
+    "going on": (check.ends_here, 0.58, 2, "that is that the loop goes on"),
+    "of a": (check.ends_here, 0.33, 2, "that is the probability of a"),
+    "of 2": (check.ends_here, 0.34, 2, "that is"),
+    "of three": (check.ends_here, 0.52, 2, "that is without <pad> and <s>"),
+    "a text": (check.say, lambda *four: "414", 0, "expected a list of tokens, came '414'"),
+    "texts": (check.say, lambda *four: [*"414"], 0, "expected a list of tokens"),
+    "nothing first": (check.say, lambda *four: loop(*four, first=lambda start, end: [], returns=lambda t: t[:-1]), 1,
+                      "the first call of step: expected [6], the start, came []"),
+    "its own start": (check.say, lambda *four: loop(*four, first=lambda start, end: [START]), 1, "came [1]"),
+    "the end first": (check.say, lambda *four: loop(*four, first=lambda start, end: [end]), 1, "came [5]"),
+    "the lowest": (check.say, lambda *four: loop(*four, pick=torch.argmin), 2, "expected 4, came 7"),
+    "the score": (check.say, lambda *four: loop(*four, pick=torch.max), 2, "expected 4, came 0"),
+    "the newest alone": (check.say, lambda *four: loop(*four, reads=lambda tokens: tokens[-1:]), 3,
+                         "what step is given in pass 1: expected [6, 4], came [4]"),
+    "the start alone": (check.say, lambda *four: loop(*four, reads=lambda tokens: tokens[:1]), 3, "came nothing new"),
+    "backwards": (check.say, lambda *four: loop(*four, reads=lambda tokens: tokens[::-1]), 3, "came [4, 6]"),
+    "never ends": (check.say, to_the_limit, 4, "a pass after the end"),
+    "with the end": (check.say, lambda *four: loop(*four, returns=lambda tokens: tokens[1:]), 5, "came [4, 1, 4, 5]"),
+    "with the start": (check.say, lambda *four: loop(*four, returns=lambda tokens: tokens[:-1]), 5, "came [6, 4, 1"),
+    "once each": (check.say, lambda *four: [*dict.fromkeys(loop(*four))], 5, "came [4, 1]"),
+    "no limit": (check.say, to_the_end, 6, "step was called for the 41st time; the limit is 4"),
+    "always one less": (check.say, lambda *four: loop(*four, returns=lambda tokens: tokens[1:-1]), 6, "came [4, 1, 4]"),
+    "one too early": (check.say, lambda *four: loop(*four[:3], four[3] - 1), 6, "came [4, 1, 4]"),
+    "asked twice": (check.say, lambda *four: loop(*four, twice=1), 7, "expected 4 calls, came 8"),
+    "a tensor": (check.write_out, lambda *three: torch.tensor(write(*three)), 0, "expected a list of tokens"),
+    "the unlikeliest": (check.write_out, lambda *three: write(*three, pick=torch.argmin), 1, "came [0"),
+    "the first position": (check.write_out, lambda *three: write(*three, at=0), 2, "came [5, 5, 5, 5, 5, 5]"),
+    "no end": (check.write_out, lambda *three: write(*three, stops=()), 3, "came [5, 3, 6, 2, 3, 3]"),
+    "the end left out": (check.write_out, lambda *three: [t for t in write(*three) if t != END], 3, "came [5, 3, 6]"),
+    "a limit of its own": (check.write_out, lambda d, m, limit: write(d, m, 60), 4, "called for the 41st time"),
+    "one more": (check.write_out, lambda *three: write(*three, more=1), 4, "came [7, 7, 7, 7, 7, 7, 7]"),
+}  # fmt: skip
+TOUR_LAWS = {check.ends_here: tour.ENDS_HERE, check.say: tour.SAY, check.write_out: tour.WRITE_OUT}
+
+
+def test_right_answers_pass_in_the_tour():
+    for answer in (0.42, 0.4224, "0.42", torch.tensor(0.42)):
+        assert quietly(check.ends_here, answer)
+    assert quietly(check.say, loop) and quietly(check.write_out, write)
+    assert quietly(check.say, lambda *four: loop(*four, reads=torch.tensor, pick=lambda scores: scores.argmax()))
+    assert quietly(check.say, lambda *four: loop(*four, reads=tuple, pick=np.argmax))
 
 
 # The primer's.
@@ -733,9 +841,26 @@ def test_right_answers_pass_in_fast_decoding():
 
 
 # All slips of these pages.
-SLIPS = {"primer": PRIMER, "attention": ATTENDING, "embedding": PLACING, "reading": READING, "encoder": CLIMBING,
-         "decoder": STACKING, "fast_decoding": FAST}    # fmt: skip
-ALL_LAWS = LAWS | ATTENTION_LAWS | EMBEDDING_LAWS | READING_LAWS | ENCODER_LAWS | DECODER_LAWS | FAST_LAWS
+SLIPS = {
+    "tour": TOUR,
+    "primer": PRIMER,
+    "attention": ATTENDING,
+    "embedding": PLACING,
+    "reading": READING,
+    "decoder": STACKING,
+    "encoder": CLIMBING,
+    "fast_decoding": FAST,
+}
+ALL_LAWS = {
+    **TOUR_LAWS,
+    **LAWS,
+    **ATTENTION_LAWS,
+    **EMBEDDING_LAWS,
+    **READING_LAWS,
+    **DECODER_LAWS,
+    **ENCODER_LAWS,
+    **FAST_LAWS,
+}
 
 
 @pytest.mark.parametrize("page, name", [(page, name) for page, slips in SLIPS.items() for name in slips])

@@ -8,11 +8,16 @@ from .encoder_outputs import n_padding, padded_left, spoken
 from .encoder import layer_size, pooled, without_memory
 from .fast_decoding import bytes_of_a_step, filled_part, to_whole
 from .primer import descend, mean_surprise, slope, to_shares
+from .tour import ends_here, say, write_out
 
 __all__ = [
-    "mean_surprise", "to_shares", "slope", "descend", "longer_query", "weights_of", "window_mask",
-    "heads_apart", "padded_weights", "numbers_kept", "read_memory", "two_positions", "turned", "placed",
+    "ends_here", "say", "write_out",
+    "mean_surprise", "to_shares", "slope", "descend",
+    "n_padding", "padded_left", "spoken",
+    "longer_query", "weights_of", "window_mask", "heads_apart",
+    "padded_weights", "numbers_kept", "read_memory",
+    "two_positions", "turned", "placed",
     "pre_norm_sum", "lens", "pre_norm_layer",
-    "n_padding", "padded_left", "spoken", "layer_size", "without_memory", "pooled",
+    "layer_size", "without_memory", "pooled",
     "bytes_of_a_step", "to_whole", "filled_part",
 ]  # fmt: skip
