@@ -24,6 +24,7 @@ from annotated_decoder.check import (
     encoder,
     encoder_outputs,
     fast_decoding,
+    normalization,
     primer,
     tour,
 )
@@ -38,6 +39,7 @@ BY_HAND = [
     check.longer_query,
     check.padded_weights,
     check.two_positions,
+    check.one_sublayer,
     check.pre_norm_sum,
     check.layer_size,
     check.bytes_of_a_step,
@@ -50,6 +52,7 @@ CHECKERS = [
     *(check.weights_of, check.window_mask, check.heads_apart),
     *(check.numbers_kept, check.read_memory),
     *(check.turned, check.placed),
+    *(check.rms_in_half, check.climbed),
     *(check.lens, check.pre_norm_layer),
     *(check.without_memory, check.pooled),
     *(check.to_whole, check.filled_part),
@@ -648,6 +651,77 @@ def test_right_answers_pass_in_encoder_outputs():
     assert quietly(check.padded_left, lambda rows: [*left(rows)])
 
 
+# Those of Normalization.
+def rms(x, gain, eps, root=lambda square, eps: (square + eps).sqrt(), dim=-1):
+    return gain * x / root(x.square().mean(dim, keepdim=True), eps)
+
+
+def wide(x, gain, eps, **slips):
+    "In single precision at least, and back."
+    as_wide = torch.promote_types(x.dtype, torch.float32)
+    return rms(x.to(as_wide), gain.to(as_wide), eps, **slips).to(x.dtype)
+
+
+def go_up(x, sublayers, norms, last, step=lambda x, f, norm: x + f(norm(x))):
+    for f, norm in zip(sublayers, norms):
+        x = step(x, f, norm)
+    return last(x)
+
+
+def with_step(step):
+    return lambda *four: go_up(*four, step)
+
+
+NORMING = {
+    "a word": (check.one_sublayer, "many", 0, "expected one number"),
+    "nothing comes along": (check.one_sublayer, 0.6, 1, "that is without the shortcut"),
+    "post-norm": (check.one_sublayer, 1.34, 1, "that is post-norm"),
+    "no norm": (check.one_sublayer, 12, 1, "that is without a norm"),
+    "the other norm": (check.one_sublayer, 8.67, 2, "that is with a LayerNorm"),
+    "forwards": (check.one_sublayer, 10.8, 2, "that is not read backwards"),
+    "no number": (check.one_sublayer, math.nan, 1, "nan came"),
+    "one number": (check.rms_in_half, lambda x, gain, eps: wide(x, gain, eps).mean(), 0, "table(2, 3, 4)"),
+    "float32": (check.rms_in_half, lambda x, gain, eps: rms(x.float(), gain.float(), eps), 0, "torch.float32"),
+    "of positions": (check.rms_in_half, lambda x, gain, eps: wide(x, gain, eps, dim=1), 1, "the last vector of three"),
+    "of all": (check.rms_in_half, lambda x, gain, eps: wide(x, gain, eps, dim=(1, 2)), 1, "the last vector of three"),
+    "no root": (check.rms_in_half, lambda *three: wide(*three, root=torch.add), 2, "mean square of a vector"),
+    "LayerNorm": (check.rms_in_half, lambda x, gain, eps: wide(x - x.mean(-1, keepdim=True), gain, eps), 3, "expected"),
+    "no gain": (check.rms_in_half, lambda x, gain, eps: wide(x, gain**0, eps), 3, "table(2, 3, 4)"),
+    "ε outside": (check.rms_in_half, lambda *three: wide(*three, root=lambda square, eps: square.sqrt() + eps), 4,
+                  "ε = 0.01"),
+    "no ε": (check.rms_in_half, lambda x, gain, eps: wide(x, gain, 0), 4, "ε = 0.01"),
+    "in half": (check.rms_in_half, rms, 5, "200 * table(2, 3, 4)"),
+    "squares in half": (check.rms_in_half, lambda *three: rms(*three, root=lambda square, eps: (
+        square.double() + eps).sqrt().to(square.dtype)), 5, "200 * table(2, 3, 4)"),
+    "made smaller": (check.rms_in_half, lambda x, gain, eps: rms(x / 256, gain, eps / 256**2), 6, "/ 10000"),
+    "ε in half": (check.rms_in_half, lambda x, gain, eps: wide(x, gain, torch.tensor(eps).to(x.dtype)), 6, "ε = 1e-8"),
+    "its input": (check.rms_in_half, lambda x, gain, eps: (wide(x, gain, eps), x.zero_())[0], 7, "changed in place"),
+    "all sums": (check.climbed, lambda x, fs, norms, last: [last(x)], 0, "came a list"),
+    "a normalized shortcut": (check.climbed, with_step(lambda x, f, norm: norm(x) + f(norm(x))), 1, "no norm at the"),
+    "a norm after the sum": (check.climbed, with_step(lambda x, f, norm: norm(x + f(x))), 1, "no norm at the top"),
+    "no shortcut": (check.climbed, with_step(lambda x, f, norm: f(norm(x))), 1, "no norm at the top"),
+    "read as it is": (check.climbed, with_step(lambda x, f, norm: x + f(x)), 2, "what sublayer 0 is given"),
+    "one norm for all": (check.climbed, lambda x, fs, norms, last: go_up(x, fs, norms[:1] * 3, last), 2,
+                         "what sublayer 1 is given"),
+    "side by side": (check.climbed, lambda x, fs, norms, last: last(x + sum(f(n(x)) for f, n in zip(fs, norms))), 2,
+                     "what sublayer 1 is given"),
+    "two of three": (check.climbed, lambda x, fs, norms, last: go_up(x, fs[:2], norms, last), 2, "called 2 times"),
+    "none at the top": (check.climbed, lambda x, fs, norms, last: go_up(x, fs, norms, lambda h: h), 3, "expected"),
+    "the stream": (check.climbed, with_step(lambda x, f, norm: x.add_(f(norm(x)))), 4, "changed in place"),
+}  # fmt: skip
+NORM_LAWS = {check.one_sublayer: normalization.ONE_SUBLAYER, check.rms_in_half: normalization.RMS_IN_HALF,
+             check.climbed: normalization.CLIMBED}    # fmt: skip
+
+
+def test_right_answers_pass_in_normalization():
+    for answer in (9.6, "9.6", 9 + 3 / 5, torch.tensor(9.6)):
+        assert quietly(check.one_sublayer, answer)
+    for right in (wide, lambda x, gain, eps: (gain.float() * rms(x.float(), 1, eps).to(x.dtype)).to(x.dtype)):
+        assert quietly(check.rms_in_half, right)
+    assert quietly(check.rms_in_half, lambda x, gain, eps: nn.functional.rms_norm(x, x.shape[-1:], gain, eps))
+    assert quietly(check.climbed, go_up)
+
+
 # Those of Two stacks side by side.
 def climb(decoder, tokens, attends=True, feeds=True, last=True, mask=None):
     x = decoder.embedding(tokens)
@@ -847,6 +921,7 @@ SLIPS = {
     "attention": ATTENDING,
     "embedding": PLACING,
     "reading": READING,
+    "norms": NORMING,
     "decoder": STACKING,
     "encoder": CLIMBING,
     "fast_decoding": FAST,
@@ -857,6 +932,7 @@ ALL_LAWS = {
     **ATTENTION_LAWS,
     **EMBEDDING_LAWS,
     **READING_LAWS,
+    **NORM_LAWS,
     **DECODER_LAWS,
     **ENCODER_LAWS,
     **FAST_LAWS,

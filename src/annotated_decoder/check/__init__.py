@@ -7,6 +7,7 @@ from .embedding import placed, turned, two_positions
 from .encoder_outputs import n_padding, padded_left, spoken
 from .encoder import layer_size, pooled, without_memory
 from .fast_decoding import bytes_of_a_step, filled_part, to_whole
+from .normalization import climbed, one_sublayer, rms_in_half
 from .primer import descend, mean_surprise, slope, to_shares
 from .tour import ends_here, say, write_out
 
@@ -17,6 +18,7 @@ __all__ = [
     "longer_query", "weights_of", "window_mask", "heads_apart",
     "padded_weights", "numbers_kept", "read_memory",
     "two_positions", "turned", "placed",
+    "one_sublayer", "rms_in_half", "climbed",
     "pre_norm_sum", "lens", "pre_norm_layer",
     "layer_size", "without_memory", "pooled",
     "bytes_of_a_step", "to_whole", "filled_part",
