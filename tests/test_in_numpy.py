@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -203,7 +204,7 @@ def test_a_word_that_cannot_be_read_is_refused_as_by_pytorch(word, ours, trained
 
 
 def test_many_pieces_are_said_in_batches_and_few_one_by_one(monkeypatch):
-    asked = []
+    asked, placed = [], []
 
     def stream(pieces, **options):
         asked.append((len(pieces), options))
@@ -212,7 +213,11 @@ def test_many_pieces_are_said_in_batches_and_few_one_by_one(monkeypatch):
     class Network:
         transcribe = staticmethod(lambda *_: [Transcription(("A",), -1.0)])
 
-    monkeypatch.setattr(saying, "_in_batches", lambda: type("Network", (), {"stream": staticmethod(stream)}))
+    def in_batches(device):
+        placed.append(device)
+        return SimpleNamespace(stream=stream)
+
+    monkeypatch.setattr(saying, "_in_batches", in_batches)
     monkeypatch.setattr(saying, "speaker", lambda: Network)
     words = [a + b + "x" for a in "abcdefghijklmnopqrstuvwxyz" for b in "abcdefghijklmnopqrstuvwxyz"]
     listed = {word: [("L",)] for word in words[:9]}
@@ -227,6 +232,7 @@ def test_many_pieces_are_said_in_batches_and_few_one_by_one(monkeypatch):
     assert said(520, dictionary=listed, beam=3, best=2) == {("B",), ("L",)}
     assert asked[1:] == [(512, dict(beam=3, best=2))]
     assert said(600, read_ahead=511) == {("A",)} and len(asked) == 2
+    assert said(3, device="here") == {("B",)} and {*placed[:-1]} == {"cpu"} and placed[-1] == "here"
 
 
 def test_both_ways_say_the_same(test_words):

@@ -103,6 +103,8 @@ def _check_options(args: argparse.Namespace) -> tuple[int, int]:
         raise ValueError("--layer says what --steps shows; give both, or neither")
     if args.layer is not None and not 0 <= args.layer < layers:
         raise ValueError(f"--layer is {args.layer}; the decoder has layers 0 to {layers - 1}")
+    if args.steps and args.device:
+        raise ValueError("--steps shows what NumPy computes, on the processor; leave out --device, or --steps")
     if args.text and args.steps:
         raise ValueError("--steps shows words one by one, and --text reads a text; leave one of them out")
     if args.format in ("ssml", "espeak") and not args.text:
@@ -147,7 +149,8 @@ def _run_pronounce(args: argparse.Namespace) -> int:
     if not args.words and isinstance(sys.stdin, TextIOWrapper):      # a bad byte spoils its own word only
         sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape", newline=ends)
     at_once = args.steps or (not args.words and sys.stdin.isatty())
-    say = partial(say_words, beam=beam, best=best, dictionary=listed, read_ahead=1 if at_once else 1_024)
+    ahead = 1 if at_once else 1_024
+    say = partial(say_words, beam=beam, best=best, dictionary=listed, read_ahead=ahead, device=args.device)
     refused = (_say_text if args.text else _say_words)(args, say, listed, at_once)
     return 1 if refused else 0
 
@@ -155,8 +158,9 @@ def _run_pronounce(args: argparse.Namespace) -> int:
 def _run_train(args: argparse.Namespace) -> int:
     from annotated_decoder.pronunciation.recipe import RECIPE, fit_temperature, train_pronouncer  # PyTorch
     from annotated_decoder.trained.checkpoints import Checkpoints
-    from annotated_decoder.trained.model_file import TrainedModel
+    from annotated_decoder.trained.model_file import TrainedModel, find_device
 
+    device = find_device(args.device or "cpu")
     given = {name: value for name in ("epochs", "seed") if (value := getattr(args, name)) is not None}
     config = replace(RECIPE, bfloat16=not args.float32, **given)
     folder = f"{check_target(args.out)}.checkpoints"                 # tried before the long part, not after it
@@ -167,7 +171,8 @@ def _run_train(args: argparse.Namespace) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_: print(message, file=sys.stderr)
-            trained = train_pronouncer(dictionary, config, teachers=teachers, checkpoints=checkpoints)
+            asked: dict[str, Any] = dict(teachers=teachers, checkpoints=checkpoints, device=device)
+            trained = train_pronouncer(dictionary, config, **asked)
     except KeyboardInterrupt:
         kept = f"saved after step {checkpoints.steps()[-1]}" if checkpoints.steps() else "nothing was saved yet"
         print(f"stopped; {kept}; give the same command to go on", file=sys.stderr)
@@ -181,7 +186,7 @@ def _run_train(args: argparse.Namespace) -> int:
 
 # %% ../../notebooks/command_line/cli.ipynb #evaluate
 def _run_evaluate(args: argparse.Namespace) -> int:
-    from annotated_decoder.trained.model_file import TrainedModel  # PyTorch
+    from annotated_decoder.trained.model_file import TrainedModel, find_device  # PyTorch
 
     if not 1 <= args.beam <= 100:
         raise ValueError(f"--beam is {args.beam}; give a number from 1 to 100")
@@ -190,6 +195,7 @@ def _run_evaluate(args: argparse.Namespace) -> int:
     if args.store and args.model is None:
         raise ValueError("--store writes into a model's file; name it with --model")
     dictionary, trained = read_cmudict(), TrainedModel.load(PRONOUNCER if args.model is None else args.model)
+    trained.model.to(find_device(args.device or "cpu"))
     if args.store:
         check_target(args.model)                                     # tried before the long part, not after it
     words = [word for word in dictionary if split_of(word) == args.part]
@@ -240,6 +246,7 @@ def _write_lines(translator: Any, given: Iterable[str], args: argparse.Namespace
 
 def _run_translate(args: argparse.Namespace) -> int:
     from annotated_decoder.pretrained.translating import Translator  # it needs packages of an extra
+    from annotated_decoder.trained.model_file import find_device
 
     if args.stream and args.beam is not None:
         raise ValueError("--stream writes tokens as they are chosen, greedily; leave out --beam, or --stream")
@@ -250,7 +257,9 @@ def _run_translate(args: argparse.Namespace) -> int:
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="replace")
+    device = find_device(args.device or "cpu")                       # tried before the long part
     translator, refused = Translator.load(args.model), 0
+    translator.model.to(device)
     given = (args.prefix + line.strip() if line.strip() else "" for line in sys.stdin)
     for number, error in enumerate(_write_lines(translator, given, args), 1):
         if error:
@@ -298,6 +307,8 @@ def _make_parser() -> argparse.ArgumentParser:
     text.add_argument("--stream", action="store_true", help="write tokens as they come; greedy")
     text.add_argument("--prefix", default="", metavar="TEXT", help="put before every line, as T5 and >>code<< want it")
     text.set_defaults(run=_run_translate)
+    for command in (say, make, check, text):
+        command.add_argument("--device", metavar="NAME", help="compute on cuda, mps …; on the processor unless given")
     return top
 
 # %% ../../notebooks/command_line/cli.ipynb #main-run

@@ -191,7 +191,7 @@ class Int8Linear(nn.Module):
     Each row, that is each output, has a scale. What comes in becomes whole numbers
     too, with one scale for all of it; a product of whole numbers follows, and what
     goes out is in single precision.
-    Raises ValueError where this build of torch has no kernels for it.
+    Raises ValueError off the processor, and where torch has no kernels for it.
     Chapter *Fast decoding*.
     """
 
@@ -201,6 +201,9 @@ class Int8Linear(nn.Module):
         bias: Float[Tensor, "outputs"] | None = None,
     ):
         super().__init__()
+        if (on := weight.device.type) != "cpu":
+            remedy = "move the model to the processor, or give a dtype instead"
+            raise ValueError(f"int8 is for processors, and the model is on {on}; {remedy}")
         there = torch.backends.quantized.supported_engines
         engine = next((name for name in ("x86", "onednn") if name in there), None)
         if engine is None:

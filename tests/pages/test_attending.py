@@ -269,3 +269,12 @@ def test_eight_long_tokens_stay_on_the_page(shown, width):
     tab, root = shown(paint_a_mask([f"OW{i}NG" for i in range(8)], "A mask"), viewport={"width": width, "height": 800})
     root.get_by_role("button", name="all").first.click()
     assert tab.evaluate("document.documentElement.scrollWidth") <= width and violations(tab, ".annotated-piece") == []
+
+
+def test_on_paper_nobody_is_asked_to_press_or_to_drag(shown):
+    for piece in (drag_a_query(*PENCIL, names=["x", "y", "z"], label="A query"), paint_a_mask(TOKENS, "A mask")):
+        tab, root = shown(piece)
+        asked = root.locator(".todo")
+        assert asked.is_visible() and re.search("Press|Drag", asked.inner_text())
+        tab.emulate_media(media="print")
+        assert not asked.is_visible() and not re.search("Press|Drag", root.locator(".legend").inner_text())

@@ -159,6 +159,8 @@ def test_the_newest_key_of_a_long_word_is_in_sight_on_a_telephone(opened):
         for section in root.locator("section").all():
             box = section.locator(".scroll").first
             assert inside(box.locator("tbody tr").first.locator("td:not(.later)").last, box)
+            assert section.locator(".rows").first.inner_text().split() == ["key", "value"]
+            assert inside(section.locator(".rows").first, section)
 
 
 def test_the_newest_step_of_the_tree_is_in_sight_on_a_telephone_from_the_beginning(opened, trained):

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
+import torch
+
 from ..encoder_outputs import pad
 from ..generation import EncoderDecoder
 from .loading import Checkpoint
@@ -69,7 +71,8 @@ class Translator:
 
     def pieces(self, line: str) -> Iterator[str]:
         "The translation of a line, greedily, as the tokens come; joined it is whole."
-        source, _ = pad([self.encode(line)])
+        device = next(self.model.parameters()).device
+        source = torch.tensor([self.encode(line)], device=device)
         steps = self.settings.greedy_steps(self.model, source)
         return stream_text(self.tokenizer, (int(step.tokens) for step in steps))
 
@@ -90,10 +93,12 @@ def _translate(
     settings, config = translator.settings, translator.model.encoder.config
     if beam is not None:
         settings = replace(settings, width=beam)
+    device = next(translator.model.parameters()).device
     by_length = sorted(sources, key=lambda line: (len(sources[line]), line))
     for i in range(0, len(by_length), batch_size):
         group = by_length[i : i + batch_size]
-        source, mask = pad([sources[line] for line in group], config.pad_id)
+        padded = pad([sources[line] for line in group], config.pad_id)
+        source, mask = (tensor.to(device) for tensor in padded)
         rows = settings(translator.model, source, mask)
         found |= zip(group, map(translator.tokenizer.decode, rows))
     return found

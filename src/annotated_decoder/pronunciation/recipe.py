@@ -142,11 +142,13 @@ def taught(teachers: Sequence[TrainedModel], examples: Sequence[Example]) -> dic
     """
     found: dict[Key, tuple[Tensor, Tensor]] = {}
     times = Counter((tuple(source), tuple(target)) for source, target in examples)
-    for batch in batches(examples, 8_192, torch.Generator()):
+    device = next(teachers[0].model.parameters()).device
+    for each in batches(examples, 8_192, torch.Generator()):
+        batch = Batch(*(tensor.to(device) for tensor in each))
         said = [teacher.model.eval()(batch.source, batch.inputs, batch.source_mask).softmax(-1) for teacher in teachers]
         listed, often = one_hot(batch.targets, said[0].shape[-1]), [times[key] > 1 for key in _keys(batch)]
-        mean = torch.where(torch.tensor(often)[:, None, None], listed, torch.stack(said).mean(0))
-        p, ids = mean.topk(min(_KEPT, mean.shape[-1]))
+        mean = torch.where(torch.tensor(often, device=device)[:, None, None], listed, torch.stack(said).mean(0))
+        p, ids = (best.cpu() for best in mean.topk(min(_KEPT, mean.shape[-1])))
         for i, key in enumerate(_keys(batch)):
             n = len(key[1]) + 1
             found[key] = p[i, :n] / p[i, :n].sum(-1, keepdim=True), ids[i, :n].clone()
@@ -222,6 +224,7 @@ def train_pronouncer(
     teachers: Sequence[TrainedModel] = (),
     checkpoints: Checkpoints | None = None,
     progress: bool = True,
+    device: torch.device | None = None,
     **shape: Any,
 ) -> TrainedModel:
     """A model of the dictionary's training words: letters in, phonemes with stress out.
@@ -229,13 +232,15 @@ def train_pronouncer(
     The other words of the dictionary are not looked at, except for the symbols in use. With `teachers` it also learns
     what they would say, of words that only texts have, too; ValueError where they have other symbols. With
     `checkpoints` it saves in between, and goes on from the newest of them; the note `minutes` is then None. `config`
-    is that of the shipped model unless given, `shape` that of `new_pronouncer`. Raises what `TrainingRun` and
-    `train_resumably` raise. Chapter *The recipe*.
+    is that of the shipped model unless given, `shape` that of `new_pronouncer`; `device` is the processor unless given,
+    and the model is handed back there. Raises what `TrainingRun` and `train_resumably` raise. Chapter *The recipe*.
     """
     config = config or RECIPE
     trained = new_pronouncer(dictionary, seed=config.seed, **shape)
     if any((teacher.source, teacher.target) != (trained.source, trained.target) for teacher in teachers):
         raise ValueError("a teacher has other letters or phonemes than this dictionary; give one trained on it")
+    for each in (trained, *teachers):
+        each.model.to(device)
     start, from_its_start = time.perf_counter(), checkpoints is None or not checkpoints.steps()
     examples = training_examples(trained, dictionary, config.seed)
     if teachers:
@@ -247,6 +252,7 @@ def train_pronouncer(
         else:
             run = TrainingRun(trained.model, examples, config, objective)
             losses = train_resumably(run, checkpoints, progress)
+    trained.model.to("cpu")
     trained.notes["training"] = asdict(config) | {
         "words": sum(split_of(word) == "training" for word in dictionary),
         "examples": len(examples), "teachers": [teacher.notes["training"] for teacher in teachers],

@@ -115,19 +115,22 @@ def speaker() -> NumpyModel:
 
 
 @cache
-def _in_batches() -> Any:
-    "The same model in PyTorch."
-    from annotated_decoder.trained.model_file import TrainedModel
+def _in_batches(device: str) -> Any:
+    "The same model in PyTorch; ValueError for a device that is not there."
+    from annotated_decoder.trained.model_file import TrainedModel, find_device
 
-    return TrainedModel.load(PRONOUNCER)
+    trained = TrainedModel.load(PRONOUNCER)
+    trained.model.to(find_device(device))
+    return trained
 
 
 def _network(
-    pieces: Sequence[str], beam: int, best: int
+    pieces: Sequence[str], beam: int, best: int, device: str | None
 ) -> Iterator[tuple[str, _Answer]]:
     "What the network says of these pieces."
-    if len(pieces) >= _MANY:
-        yield from _in_batches().stream(pieces, beam=beam, best=best)
+    if device or len(pieces) >= _MANY:
+        trained = _in_batches(device or "cpu")
+        yield from trained.stream(pieces, beam=beam, best=best)
         return
     for piece in pieces:
         try:
@@ -143,16 +146,18 @@ def say_words(
     best: int = 1,
     read_ahead: int = 1_024,
     dictionary: Mapping[str, Sequence[Pronunciation]] | None = None,
+    device: str | None = None,
 ) -> Iterator[tuple[str, _Answer]]:
     """Each word as it was given, with its `best` answers or a ValueError.
 
     A piece that `dictionary` lists is answered from there; its log p is 0, as
     is that of letters. Answers are in order; `read_ahead` words are held at a time.
+    PyTorch says them on `device`; without one NumPy does, or PyTorch where they are many.
     Raises ValueError for a beam below `best` and for numbers below 1.
     Chapter *Words, said*.
     """
     check_asked(words, beam, best, read_ahead=read_ahead)
-    network = partial(_network, beam=beam, best=best)
+    network = partial(_network, beam=beam, best=best, device=device)
     answer = partial(answer_words, network, dictionary or {}, best)
     return in_order(iter(words), check_word, answer, read_ahead, read_ahead)
 

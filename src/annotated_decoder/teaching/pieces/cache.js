@@ -18,11 +18,14 @@ const cell = (state) => el("td", { class: state },
   el("span", { class: "unseen" }, { made: "made now", kept: "kept", later: "not yet" }[state]));
 const strip = (title, where, tokens, state) => [
   el("p", { class: "name" }, title),
-  el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Keys and values ${title}, ${where}` },
-    el("table", null,
-      el("thead", null, el("tr", null, el("td"), ...tokens.map((text) => el("th", { scope: "col" }, text)))),
-      el("tbody", null, ...["key", "value"].map((name) => el("tr", null,
-        el("th", { scope: "row" }, name), ...tokens.map((_, i) => cell(state(i)))))))),
+  el("div", { class: "strip" },
+    el("div", { class: "rows", "aria-hidden": "true" }, el("span", null, "key"), el("span", null, "value")),
+    el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Keys and values ${title}, ${where}` },
+      el("table", null,
+        el("thead", null, el("tr", null, el("td", { class: "unseen" }),
+          ...tokens.map((text) => el("th", { scope: "col" }, text)))),
+        el("tbody", null, ...["key", "value"].map((name) => el("tr", null,
+          el("th", { scope: "row", class: "unseen" }, name), ...tokens.map((_, i) => cell(state(i))))))))),
 ];
 
 const side = ({ key, title }) => {
@@ -53,7 +56,7 @@ const sentence = () => {
 };
 
 const toNewest = () => {                                            // the newest token is in sight
-  for (const box of sides.querySelectorAll(".scroll:first-of-type")) {
+  for (const box of sides.querySelectorAll("section > .strip:nth-of-type(1) > .scroll")) {
     box.scrollLeft = box.querySelectorAll("th[scope=col]")[at].offsetLeft - 0.7 * box.clientWidth;
   }
 };

@@ -287,14 +287,13 @@ const typing = live
   ? [el("label", { class: "control" }, "a word", box), el("button", { type: "submit" }, "say it")] : [];
 const submitted = (event) => { event.preventDefault(); ask(box.value); };
 const form = el("form", { class: "controls", onsubmit: submitted }, ...typing, words, progress);
-const legend = el("p", { class: "legend" }, [
+const legend = el("p", { class: "legend" }, `${[
   "Square tiles are letters, round ones sounds.",
   Object.keys(data.as_in).length ? "A digit is a vowel's stress: 1 is strong, 2 weaker, 0 none." : "",
   `${data.end} is the end of the word.`,
   "An arc is the thicker, the more a sound looks at a letter.",
-  "Press another candidate, and see what would follow.",
-  live ? "Press a letter of a word that you typed, to cover it." : "",
-].filter(Boolean).join(" "));
+].filter(Boolean).join(" ")} `, todo("Press another candidate, and see what would follow."
+  + (live ? " Press a letter of a word that you typed, to cover it." : "")));
 const scroll = (label, inside) =>
   el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, inside);
 stage.append(form, answer, scroll("letters, arcs and sounds", scene), walk, candidates, settings, line, legend,

@@ -112,7 +112,7 @@ left.svg.addEventListener("pointermove", (event) => { if (left.svg.hasPointerCap
 left.svg.classList.add("held");
 const shadow = data.width > 2 ? "The keys are drawn in the plane that holds the query, so the scores are all there. " : "";
 const legend = el("p", { class: "legend" }, `Vectors have ${data.width} dimensions. ${shadow}`,
-  "Drag the tip of the query, or move the sliders. A dashed line ends at a key's shadow on the line of the query: "
+  todo("Drag the tip of the query, or move the sliders. "), "A dashed line ends at a key's shadow on the line of the query: "
   + `the score is shadow times length, divided by √${data.width}. `
   + "A value's dot grows with its weight; the thick arrow is the average.");
 const region = { class: "scroll", tabindex: 0, role: "region", "aria-label": "scores, weights and values" };

@@ -10,6 +10,9 @@ const el = (tag, attributes, ...children) => {
   return node;
 };
 
+// A sentence on what a reader can do with a piece; on paper it is left out.
+const todo = (text) => el("span", { class: "todo" }, text);
+
 // A line that says in words what is seen; set its textContent. Screen readers read it whenever it changes.
 const status = () => el("p", { class: "status", role: "status", "aria-live": "polite" });
 

@@ -1,0 +1,138 @@
+"""What decodes stays on its inputs' device, and a device that is not there is a clear error.
+
+No other device is needed: under `torch.device("meta")` every tensor that is made without a device lands there, and
+cannot be computed with the inputs.
+"""
+
+import contextlib
+
+import pytest
+import torch
+from small import ids, mask, model
+from speller import small_pronouncer
+
+from annotated_decoder.caching import Cache
+from annotated_decoder.fast_decoding import StaticCache, fast
+from annotated_decoder.generation import generate, generate_steps
+from annotated_decoder.looking_inside import record_attention
+from annotated_decoder.pretrained.translating import Translator
+from annotated_decoder.strategies import beam_search, sampler
+from annotated_decoder.trained import model_file
+from annotated_decoder.trained.model_file import find_device
+from annotated_decoder.training import TrainingConfig, collate, loss_of, take_gradient
+
+
+@contextlib.contextmanager
+def elsewhere():
+    "What is made without a device is made on another one than that of the inputs."
+    with torch.device("meta"):
+        yield
+
+
+def drawing():
+    return sampler(temperature=1.3, k=5, p=0.9, generator=torch.Generator("cpu").manual_seed(1))
+
+
+SOURCE, PROMPT = (ids(2, 5), mask(5, 3)), ids(2, 3, seed=5)
+WAYS = {
+    "greedily": lambda made: generate(made, *SOURCE, max_steps=6),
+    "with a cache": lambda made: generate(made, *SOURCE, max_steps=6, cache=Cache()),
+    "in a room": lambda made: generate(made, *SOURCE, max_steps=6, cache=StaticCache(12)),
+    "after a prompt": lambda made: generate(made, *SOURCE, max_steps=4, prompt=PROMPT, cache=Cache()),
+    "by drawing": lambda made: generate(made, *SOURCE, max_steps=6, choose=drawing(), cache=Cache()),
+    "fast": lambda made: generate(fast(made), *SOURCE, max_steps=6, cache=StaticCache(12)),
+    "with a beam": lambda made: beam_search(made, *SOURCE, width=3, max_steps=6, length_penalty=0.6),
+    "in log p": lambda made: [step.log_probability for step in generate_steps(made, *SOURCE, max_steps=6)],
+}
+
+
+def as_lists(found):
+    return [each.tolist() if isinstance(each, torch.Tensor) else each for each in found]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_nothing_is_made_elsewhere_than_beside_the_inputs(way):
+    here, made = as_lists(WAYS[way](model())), model()
+    with elsewhere():
+        assert torch.empty(1).is_meta
+        assert as_lists(WAYS[way](made)) == here
+
+
+def test_attention_is_recorded_beside_the_inputs():
+    made = model()
+    with elsewhere(), record_attention(made.decoder.layers[0].cross_attn) as recorded:
+        made(SOURCE[0], PROMPT, SOURCE[1])
+    assert [weights.device.type for weights in recorded] == ["cpu"]
+
+
+def test_what_is_made_elsewhere_would_be_found():
+    with elsewhere(), pytest.raises(RuntimeError, match="meta"):
+        torch.ones(2).mul(torch.zeros(2)).add(PROMPT[0, :2]).tolist()
+
+
+@pytest.fixture
+def places():
+    return []
+
+
+def test_words_go_to_where_the_model_is(places, monkeypatch):
+    trained = small_pronouncer()
+    trained.model.to("meta")
+
+    def steps(model, source, source_mask, **options):
+        places.extend([source.device.type, source_mask.device.type])
+        raise StopAsyncIteration
+
+    monkeypatch.setattr(model_file, "generate_steps", steps)
+    with pytest.raises(StopAsyncIteration):
+        list(trained.stream(["dead"]))
+    assert places == ["meta", "meta"]
+
+
+def test_lines_go_to_where_the_model_is(places):
+    class Tokens:
+        encode = staticmethod(lambda line: [4, 5, 2])
+        decode = staticmethod(lambda ids: "".join(map(str, ids)))
+
+    class Settings:
+        def __call__(self, model, source, mask):
+            places.extend([source.device.type, mask.device.type])
+            return [[3]] * len(source)
+
+        def greedy_steps(self, model, source):
+            places.append(source.device.type)
+            return iter(())
+
+    translator = Translator.__new__(Translator)
+    for name, value in dict(model=model().to("meta"), tokenizer=Tokens(), settings=Settings()).items():
+        object.__setattr__(translator, name, value)
+    assert list(translator.stream(["a", "b"])) == ["3", "3"] and list(translator.pieces("a")) == []
+    assert places == ["meta"] * 3
+
+
+def test_a_batch_goes_to_where_the_model_is_trained(places):
+    trained = small_pronouncer()
+    example = trained.example("dead", ("D", "EH1", "D"))
+
+    def objective(made, batch, config, step):
+        places.extend(tensor.device.type for tensor in batch)
+        return loss_of(made, batch, config, step)
+
+    batch = collate([example])
+    assert {tensor.device.type for tensor in batch} == {"cpu"}
+    trained.model.to("meta")
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):    # a loss there has no value
+        take_gradient(trained.model, batch, TrainingConfig(bfloat16=False), 0, objective)
+    assert {*places} == {"meta"}
+
+
+@pytest.mark.parametrize("name", ["abacus", "cuda:99", "meta", ""])
+def test_a_device_that_is_not_there_is_named_with_a_remedy(name):
+    with pytest.raises(ValueError, match=f"there is no device '{name}' here .*cpu is always there"):
+        find_device(name)
+    assert find_device("cpu") == torch.device("cpu")
+
+
+def test_int8_is_refused_off_the_processor():
+    with pytest.raises(ValueError, match="int8 is for processors, and the model is on meta; move the model"):
+        fast(model().float().to("meta"), int8=True)
