@@ -31,12 +31,14 @@ def _check_symbols(symbols, special):
 
 def _check_known(symbols, known):
     if unknown := sorted({*symbols} - {*known}):
-        raise ValueError(f"unknown symbols {unknown}; this vocabulary has {' '.join(known[3:])}")
+        has = f"this vocabulary has {' '.join(known[3:])}"
+        raise ValueError(f"unknown symbols {unknown}; {has}")
 
 
 def _check_ids(ids, size):
     if unknown := [i for i in ids if not 0 <= i < size]:
-        raise ValueError(f"id {unknown[0]} is not in this vocabulary; it has 0 to {size - 1}")
+        has = f"it has 0 to {size - 1}"
+        raise ValueError(f"id {unknown[0]} is not in this vocabulary; {has}")
 
 # %% ../../notebooks/01_encoder_outputs.ipynb #vocabulary
 @dataclass(frozen=True)
