@@ -17,10 +17,30 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-# %% ../../notebooks/01_encoder_outputs.ipynb #vocabulary
+# %% ../../notebooks/01_encoder_outputs.ipynb #vocabulary-doors
 PAD, START, END = 0, 1, 2    # the special symbols' ids, in every vocabulary here
 
 
+def _check_symbols(symbols, special):
+    if (first := symbols[:3]) != special:
+        raise ValueError(f"a vocabulary starts with {special}, not with {first}")
+    counted = Counter(symbols).items()
+    if wrong := [s for s, n in counted if n > 1 or not isinstance(s, str)]:
+        raise ValueError(f"give strings, each of them once; wrong are {wrong}")
+
+
+def _check_known(symbols, known):
+    if unknown := sorted({*symbols} - {*known}):
+        has = f"this vocabulary has {' '.join(known[3:])}"
+        raise ValueError(f"unknown symbols {unknown}; {has}")
+
+
+def _check_ids(ids, size):
+    if unknown := [i for i in ids if not 0 <= i < size]:
+        has = f"it has 0 to {size - 1}"
+        raise ValueError(f"id {unknown[0]} is not in this vocabulary; {has}")
+
+# %% ../../notebooks/01_encoder_outputs.ipynb #vocabulary
 @dataclass(frozen=True)
 class Vocabulary:
     """The symbols of one side in the order of their ids, the special ones first.
@@ -33,12 +53,7 @@ class Vocabulary:
     SPECIAL: ClassVar[tuple[str, ...]] = ("<pad>", "<s>", "</s>")
 
     def __post_init__(self):
-        if (first := self.symbols[:3]) != self.SPECIAL:
-            wanted = f"a vocabulary starts with {self.SPECIAL}"
-            raise ValueError(f"{wanted}, not with {first}")
-        counted = Counter(self.symbols).items()
-        if wrong := [s for s, n in counted if n > 1 or not isinstance(s, str)]:
-            raise ValueError(f"give strings, each of them once; wrong are {wrong}")
+        _check_symbols(self.symbols, self.SPECIAL)
 
     @classmethod
     def of(cls, ordinary: Iterable[str]) -> "Vocabulary":
@@ -51,17 +66,13 @@ class Vocabulary:
     def encode(self, symbols: Iterable[str]) -> list[int]:
         "The ids of these symbols; for a source of letters, a word will do."
         ids, symbols = {s: i for i, s in enumerate(self.symbols)}, list(symbols)
-        if unknown := sorted({*symbols} - ids.keys()):
-            known = f"this vocabulary has {' '.join(self.symbols[3:])}"
-            raise ValueError(f"unknown symbols {unknown}; {known}")
+        _check_known(symbols, self.symbols)
         return [ids[s] for s in symbols]
 
     def decode(self, ids: Iterable[int]) -> list[str]:
         "The ordinary symbols of these ids, up to the first end symbol."
         ids = list(takewhile(lambda i: i != END, ids))
-        if unknown := [i for i in ids if not 0 <= i < len(self)]:
-            known = f"it has 0 to {len(self) - 1}"
-            raise ValueError(f"id {unknown[0]} is not in this vocabulary; {known}")
+        _check_ids(ids, len(self))
         return [self.symbols[i] for i in ids if i not in (PAD, START)]
 
 # %% ../../notebooks/01_encoder_outputs.ipynb #pad
