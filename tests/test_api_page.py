@@ -80,3 +80,4 @@ def test_what_a_page_imports_is_there(page):
 def test_the_words_on_a_folded_cell():
     assert [label_of(i) for i in ("imports", "imports-page")] == ["Imports"] * 2
     assert (label_of("solution-x"), label_of("also-checked"), label_of("tree")) == ("Solution", "We also checked", None)
+    assert label_of("tree-holds") == "Check"

@@ -47,6 +47,8 @@ def label_of(cell_id):
         return "Imports"
     if cell_id == "also-checked":
         return "We also checked"
+    if cell_id.endswith("-holds"):
+        return "Check"
     return "Solution" if cell_id.startswith("solution-") else None
 
 
