@@ -26,11 +26,13 @@ from annotated_decoder.check import (
     fast_decoding,
     normalization,
     primer,
+    projection,
     tour,
 )
 from annotated_decoder.check import cross_attention as exercises
 from annotated_decoder.check.laws import Broken, Tried, describe_error, law, must_equal, say_number, try_laws
 from annotated_decoder.encoder_outputs import END, START, pad
+from annotated_decoder.projection import Projection
 
 BY_HAND = [
     check.ends_here,
@@ -42,6 +44,7 @@ BY_HAND = [
     check.one_sublayer,
     check.pre_norm_sum,
     check.layer_size,
+    check.tied_bytes,
     check.bytes_of_a_step,
 ]
 CHECKERS = [
@@ -55,6 +58,7 @@ CHECKERS = [
     *(check.rms_in_half, check.climbed),
     *(check.lens, check.pre_norm_layer),
     *(check.without_memory, check.pooled),
+    *(check.best_tokens, check.two_ends),
     *(check.to_whole, check.filled_part),
 ]
 (
@@ -836,6 +840,74 @@ def test_right_answers_pass_in_decoder():
     assert quietly(check.pre_norm_layer, lambda layer, x, memory: layer(x, memory))
 
 
+# Those of The linear projection.
+def best(x, weight, bias, k, of=lambda z: z, largest=True, dim=-1):
+    return of(x @ weight.T + bias).topk(k, dim, largest).indices
+
+
+def added_in_place(x, weight, bias, k):
+    return x.mm(weight.T).add_(bias.add_(0.5)).topk(k).indices
+
+
+def two_ends(vocab_size, d_model, std=None, tie=lambda table: table, after=lambda embedding: None):
+    embedding = nn.Embedding(vocab_size, d_model)
+    nn.init.normal_(embedding.weight, std=std or d_model**-0.5)
+    head = Projection(d_model, vocab_size, tied=tie(embedding.weight))
+    after(embedding)
+    return embedding, head
+
+
+def halved(embedding):
+    embedding.weight = nn.Parameter(embedding.weight / 2)
+
+
+def a_copy(embedding):
+    embedding.weight = nn.Parameter(embedding.weight.detach().clone())
+
+
+SCORING = {
+    "all four counts": (check.tied_bytes, [1003, 100], 0, "expected one number"),
+    "of numbers": (check.tied_bytes, 101_303, 1, "that is the count of numbers"),
+    "kilobytes": (check.tied_bytes, 405.212, 1, "that is in kilobytes"),
+    "half of it": (check.tied_bytes, 202_606, 1, "that is two bytes a number"),
+    "words alone": (check.tied_bytes, 404_000, 2, "that is without the special symbols"),
+    "twice": (check.tied_bytes, 806_412, 2, "that is two tables"),
+    "unbiased": (check.tied_bytes, 401_200, 2, "that is without the bias"),
+    "a wide bias": (check.tied_bytes, 401_600, 2, "that is a bias for each feature"),
+    "the logits": (check.best_tokens, lambda x, weight, bias, k: (x @ weight.T + bias).topk(k).values, 0,
+                   "expected ids from 0 to 4, 3 for each of 2 vectors"),
+    "one alone": (check.best_tokens, lambda *four: best(*four)[:, :1], 0, "k = 3"),
+    "the lowest": (check.best_tokens, functools.partial(best, largest=False), 1, "expected [1, 2], came [2, 0]"),
+    "by id": (check.best_tokens, lambda *four: best(*four).sort().values, 2, "came [[0, 1, 3, 4], [1, 2, 3, 4]]"),
+    "the rest by id": (check.best_tokens, lambda *four: [[row[0], *sorted(row[1:])] for row in best(*four).tolist()],
+                       2, "came [[1, 0, 3, 4], [2, 1, 3, 4]]"),
+    "the longest": (check.best_tokens, functools.partial(best, of=torch.abs), 3, "came [[0, 4, 1, 3, 2]]"),
+    "no bias": (check.best_tokens, lambda x, weight, bias, k: best(x, weight, 0, k), 4, "a bias of 7"),
+    "unit rows": (check.best_tokens, lambda x, weight, bias, k: best(x.sign(), weight, bias, k), 5, "table(6, 4)"),
+    "a bias that grows": (check.best_tokens, added_in_place, 6, "the input bias was changed in place"),
+    "one of two": (check.two_ends, lambda *two: two_ends(*two)[0], 0, "expected an embedding and a projection"),
+    "turned": (check.two_ends, lambda v, d: (two_ends(v, d)[0], nn.Linear(v, d)), 0, "could not be tried"),
+    "not tied": (check.two_ends, lambda v, d: (two_ends(v, d)[0], nn.Linear(d, v)), 1, "beside the embedding's"),
+    "halved": (check.two_ends, functools.partial(two_ends, after=halved), 1, "beside the embedding's"),
+    "copied": (check.two_ends, functools.partial(two_ends, after=a_copy), 2, "expected 44 numbers, or 55 with"),
+    "one memory": (check.two_ends, functools.partial(two_ends, tie=nn.Parameter), 2, "came 99"),
+    "frozen": (check.two_ends, functools.partial(two_ends, tie=lambda table: table.detach().clone()), 3,
+               "after a step"),
+    "detached": (check.two_ends, functools.partial(two_ends, tie=torch.Tensor.detach), 4, "get no gradient"),
+    "long": (check.two_ends, functools.partial(two_ends, std=1.0), 5, "expected rows of a length near 1, came 8"),
+}  # fmt: skip
+PROJECTION_LAWS = {check.tied_bytes: projection.TIED_BYTES, check.best_tokens: projection.BEST_TOKENS,
+                   check.two_ends: projection.TWO_ENDS}    # fmt: skip
+
+
+def test_right_answers_pass_in_projection():
+    assert quietly(check.tied_bytes, 405_212) and quietly(check.tied_bytes, "405212")
+    assert quietly(check.best_tokens, best) and quietly(check.best_tokens, lambda *four: best(*four).tolist())
+    assert quietly(check.best_tokens, lambda x, w, b, k: (x @ w.T + b).argsort(-1, descending=True)[:, :k])
+    assert quietly(check.two_ends, two_ends)
+    assert quietly(check.two_ends, lambda v, d: (e := two_ends(v, d)[0], Projection(d, v, e.weight, bias=False)))
+
+
 # Those of Fast decoding.
 def whole(weight, dim=1, levels=127, finish=torch.round, dtype=torch.int8):
     scale = weight.abs().amax(dim, keepdim=True) / levels
@@ -924,6 +996,7 @@ SLIPS = {
     "norms": NORMING,
     "decoder": STACKING,
     "encoder": CLIMBING,
+    "projection": SCORING,
     "fast_decoding": FAST,
 }
 ALL_LAWS = {
@@ -935,6 +1008,7 @@ ALL_LAWS = {
     **NORM_LAWS,
     **DECODER_LAWS,
     **ENCODER_LAWS,
+    **PROJECTION_LAWS,
     **FAST_LAWS,
 }
 

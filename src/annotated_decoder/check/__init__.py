@@ -9,6 +9,7 @@ from .encoder import layer_size, pooled, without_memory
 from .fast_decoding import bytes_of_a_step, filled_part, to_whole
 from .normalization import climbed, one_sublayer, rms_in_half
 from .primer import descend, mean_surprise, slope, to_shares
+from .projection import best_tokens, tied_bytes, two_ends
 from .tour import ends_here, say, write_out
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "one_sublayer", "rms_in_half", "climbed",
     "pre_norm_sum", "lens", "pre_norm_layer",
     "layer_size", "without_memory", "pooled",
+    "tied_bytes", "best_tokens", "two_ends",
     "bytes_of_a_step", "to_whole", "filled_part",
 ]  # fmt: skip
