@@ -8,6 +8,7 @@ from .encoder_outputs import n_padding, padded_left, spoken
 from .encoder import layer_size, pooled, without_memory
 from .fast_decoding import bytes_of_a_step, filled_part, to_whole
 from .primer import descend, mean_surprise, slope, to_shares
+from .softmax import drawn, masked_loss, sharper_share
 from .tour import ends_here, say, write_out
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "two_positions", "turned", "placed",
     "pre_norm_sum", "lens", "pre_norm_layer",
     "layer_size", "without_memory", "pooled",
+    "sharper_share", "masked_loss", "drawn",
     "bytes_of_a_step", "to_whole", "filled_part",
 ]  # fmt: skip
