@@ -56,6 +56,7 @@ def sharper_share(answer: Any, hint: Any = 1) -> Report:
 # %% ../../../notebooks/check/softmax.ipynb #masked-laws
 _TARGETS = torch.tensor([[3, 0, 4, 1], [2, 0, 0, 0], [1, 1, 0, 0]])
 _MASK = torch.tensor([[True] * 4, [True, False, False, False], [True, True, False, False]])
+_ALL_REAL = torch.ones_like(_MASK)
 
 
 def _loss(logits: Tensor, targets: Tensor = _TARGETS, mask: Tensor = _MASK) -> Tensor:
@@ -71,15 +72,16 @@ def _one(yours):
 @law("with equal logits it is ln V", "How large is a share, if five tokens are alike?",
      "The loss is minus the logarithm of the target's share.", "-ln(1/5) = ln 5")  # fmt: skip
 def _equal(yours):
-    must_equal(yours(torch.zeros(3, 4, 5).double(), _TARGETS, _MASK), torch.tensor(math.log(5)), "logits of 0", 1e-6)
+    alike = torch.zeros(3, 4, 5).double()
+    must_equal(yours(alike, _TARGETS, _ALL_REAL), torch.tensor(math.log(5)), "logits of 0", 1e-6)
 
 
 @law("without padding it is the mean surprise", "Which share's logarithm is it: the target's, or the best one's?",
      "For each position, the logarithm of the sum of powers minus the target's logit.",
      "logits.gather(-1, targets[..., None])[..., 0]")  # fmt: skip
 def _plain(yours):
-    real = torch.ones_like(_MASK)
-    must_equal(yours(table(3, 4, 5), _TARGETS, real), _loss(table(3, 4, 5), mask=real), "table(3, 4, 5), all real", 1e-6)
+    logits = table(3, 4, 5)
+    must_equal(yours(logits, _TARGETS, _ALL_REAL), _loss(logits, mask=_ALL_REAL), "table(3, 4, 5), all real", 1e-6)
 
 
 @law("each real position counts once, padding not at all", "By what do you divide?",
@@ -106,7 +108,8 @@ def _large(yours):
 @law("a share that underflows has a finite loss", "What is the logarithm of 0?",
      "Never take the logarithm of a share: subtract logits.", "total - target_logit, without a division")  # fmt: skip
 def _far(yours):
-    must_equal(yours(1000 * table(3, 4, 5), _TARGETS, _MASK), _loss(1000 * table(3, 4, 5)), "1000 * table(3, 4, 5)", 1e-6)
+    logits = 1000 * table(3, 4, 5)
+    must_equal(yours(logits, _TARGETS, _MASK), _loss(logits), "1000 * table(3, 4, 5)", 1e-6)
 
 
 MASKED_LOSS = (_one, _equal, _plain, _padding, _whatever, _large, _far, inputs_kept)
@@ -127,7 +130,8 @@ _DARTS = (torch.arange(100).double() + 0.5) / 100
 def _tokens(yours: Any, logits: Tensor, darts: Tensor, case: str) -> Tensor:
     found = yours(logits, darts)
     if not isinstance(found, Tensor) or found.shape != darts.shape or found.dtype != torch.int64:
-        raise Broken(f"expected ids, a tensor of torch.int64 of shape {tuple(darts.shape)}, came {describe(found)}", case)
+        expected = f"expected ids, a tensor of torch.int64 of shape {tuple(darts.shape)}"
+        raise Broken(f"{expected}, came {describe(found)}", case)
     return found
 
 
@@ -154,11 +158,12 @@ def _alone(yours):
     darts = _DARTS[12::25]
     together = _tokens(yours, 2 * table(4, 5), darts, "2 * table(4, 5)")
     for row in range(4):
-        alone = _tokens(yours, 2 * table(4, 5)[row : row + 1], darts[row : row + 1], f"row {row} of 2 * table(4, 5)")
+        case, one = f"row {row} of 2 * table(4, 5)", slice(row, row + 1)
+        alone = _tokens(yours, 2 * table(4, 5)[one], darts[one], case)
         if alone[0] != together[row]:
-            raise Broken(f"alone it draws token {alone[0]}, with the others token {together[row]}", f"row {row} of 2 * table(4, 5)")
+            raise Broken(f"alone it draws token {alone[0]}, with the others token {together[row]}", case)
 
-
+# %% ../../../notebooks/check/softmax.ipynb #drawn-laws-2
 @law("every token comes as often as its share", "Where on the line does a token's share begin, and where does it end?",
      "A dart hits the first token whose end lies beyond it.", "shares.cumsum(-1) <= darts[:, None]")  # fmt: skip
 def _often(yours):
@@ -167,7 +172,8 @@ def _often(yours):
         found, right = _tokens(yours, logits, _DARTS, "a hundred darts").bincount(minlength=5), _hit(logits, _DARTS)
         must = right.bincount(minlength=5).tolist()
         if found.tolist() != must:
-            raise Broken(f"expected {must} hits on the five tokens, came {found.tolist()}", f"row {row} of table(4, 5), 100 darts")
+            came = f"expected {must} hits on the five tokens, came {found.tolist()}"
+            raise Broken(came, f"row {row} of table(4, 5), 100 darts")
 
 
 @law("a dart hits the token that lies there", "In which order do the shares lie on the line?",
