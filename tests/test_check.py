@@ -27,6 +27,7 @@ from annotated_decoder.check import (
     normalization,
     primer,
     projection,
+    softmax,
     tour,
 )
 from annotated_decoder.check import cross_attention as exercises
@@ -45,6 +46,7 @@ BY_HAND = [
     check.pre_norm_sum,
     check.layer_size,
     check.tied_bytes,
+    check.sharper_share,
     check.bytes_of_a_step,
 ]
 CHECKERS = [
@@ -59,6 +61,7 @@ CHECKERS = [
     *(check.lens, check.pre_norm_layer),
     *(check.without_memory, check.pooled),
     *(check.best_tokens, check.two_ends),
+    *(check.masked_loss, check.drawn),
     *(check.to_whole, check.filled_part),
 ]
 (
@@ -906,6 +909,79 @@ def test_right_answers_pass_in_projection():
     assert quietly(check.best_tokens, lambda x, w, b, k: (x @ w.T + b).argsort(-1, descending=True)[:, :k])
     assert quietly(check.two_ends, two_ends)
     assert quietly(check.two_ends, lambda v, d: (e := two_ends(v, d)[0], Projection(d, v, e.weight, bias=False)))
+# Those of Softmax.
+def surprises(z, targets, highest=None, base=1.0):
+    highest = z.amax(-1, keepdim=True) if highest is None else highest
+    total = (base * (z - highest)).exp().sum(-1, keepdim=True).log() / base + highest
+    return (total - z.gather(-1, targets[..., None]))[..., 0]
+
+
+def real_ones(z, targets, mask, **slips):
+    return surprises(z[mask], targets[mask], **slips).mean()
+
+
+def row_by_row(z, targets, mask):
+    return torch.stack([real_ones(*row) for row in zip(z, targets, mask)]).mean()
+
+
+def hit(z, darts, axis=-1, scale=1.0, late=0):
+    return ((scale * z).softmax(axis).cumsum(-1) <= darts[:, None]).sum(-1).add(late).clamp(max=z.shape[-1] - 1)
+
+
+SOFTENING = {
+    "three shares": (check.sharper_share, [0.03, 0.13, 0.83], 0, "expected one number"),
+    "a power": (check.sharper_share, 25, 1, "that is e to the power of its logit, before the division"),
+    "a logit": (check.sharper_share, 3.22, 1, "that is its logit, divided by ½"),
+    "no share": (check.sharper_share, math.nan, 1, "nan came"),
+    "no temperature": (check.sharper_share, 0.62, 2, "that is at temperature 1"),
+    "times the temperature": (check.sharper_share, 0.48, 2, "that is at temperature 2"),
+    "the second": (check.sharper_share, 0.13, 2, "that is the second token's"),
+    "the loss": (check.sharper_share, 0.18, 2, "that is its loss, in nats"),
+    "the first left out": (check.sharper_share, 0.86, 2, "that is without the first token"),
+    "one for each": (check.masked_loss, lambda z, t, m: surprises(z, t), 0, "shape ()"),
+    "a sum": (check.masked_loss, lambda z, t, m: surprises(z[m], t[m]).sum(), 1, "logits of 0"),
+    "bits": (check.masked_loss, lambda *three: real_ones(*three) / math.log(2), 1, "expected 1.609"),
+    "no minus": (check.masked_loss, lambda *three: -real_ones(*three), 1, "came -1.609"),
+    "the best one's": (check.masked_loss, lambda z, t, m: -z[m].log_softmax(-1).amax(-1).mean(), 2, "all real"),
+    "the first one's": (check.masked_loss, lambda z, t, m: real_ones(z, 0 * t, m), 2, "all real"),
+    "powers of 2": (check.masked_loss, lambda *three: real_ones(*three, base=math.log(2)), 1, "logits of 0"),
+    "over the positions": (check.masked_loss,
+                           lambda z, t, m: -z.log_softmax(1).gather(-1, t[..., None])[..., 0][m].mean(), 1,
+                           "came 1.386"),
+    "all positions": (check.masked_loss, lambda z, t, m: surprises(z, t).mean(), 3, "table(3, 4, 5)"),
+    "row by row": (check.masked_loss, row_by_row, 3, "table(3, 4, 5)"),
+    "divided by all": (check.masked_loss, lambda z, t, m: surprises(z[m], t[m]).sum() / m.numel(), 3, "table(3, 4, 5)"),
+    "a product": (check.masked_loss, lambda z, t, m: (surprises(z, t) * m).sum() / m.sum(), 4, "padding of NaN"),
+    "no maximum": (check.masked_loss, functools.partial(real_ones, highest=0), 5, "+ 5000"),
+    "a share's logarithm": (check.masked_loss, lambda z, t, m: -z[m].softmax(-1).gather(-1, t[m][:, None]).log().mean(),
+                            6, "1000 *"),
+    "in place": (check.masked_loss, lambda z, t, m: (real_ones(z, t, m), z.zero_())[0], 7, "was changed in place"),
+    "a token for all": (check.drawn, lambda z, darts: hit(z, darts)[0], 0, "of shape (4,)"),
+    "floats": (check.drawn, lambda z, darts: hit(z, darts).double(), 0, "torch.int64"),
+    "over the rows": (check.drawn, functools.partial(hit, axis=0), 1, "alone it draws token 0"),
+    "the first dart": (check.drawn, lambda z, darts: hit(z, darts[:1].expand(len(z))), 1, "row"),
+    "greedy": (check.drawn, lambda z, darts: z.argmax(-1), 2, "100 darts"),
+    "twice as cold": (check.drawn, functools.partial(hit, scale=2.0), 2, "100 darts"),
+    "one too late": (check.drawn, functools.partial(hit, late=1), 2, "100 darts"),
+    "from the right": (check.drawn, lambda z, darts: hit(z, 1 - darts), 3, "dart"),
+    "its darts": (check.drawn, lambda z, darts: (hit(z, darts), darts.zero_())[0], 4, "was changed in place"),
+}  # fmt: skip
+SOFTMAX_LAWS = {check.sharper_share: softmax.SHARPER_SHARE, check.masked_loss: softmax.MASKED_LOSS,
+                check.drawn: softmax.DRAWN}    # fmt: skip
+
+
+def test_right_answers_pass_in_softmax():
+    for answer in (0.83, 0.8333, "0.84", 5 / 6, torch.tensor(0.833)):
+        assert quietly(check.sharper_share, answer)
+    for right in (
+        real_ones,
+        lambda z, t, m: nn.functional.cross_entropy(z[m], t[m]),
+        lambda z, t, m: nn.functional.cross_entropy(z.flatten(0, 1), t.masked_fill(~m, -100).flatten()),
+        lambda z, t, m: surprises(z, t).masked_fill(~m, 0).sum() / m.sum(),
+    ):
+        assert quietly(check.masked_loss, right)
+    assert quietly(check.drawn, hit)
+    assert quietly(check.drawn, lambda z, darts: torch.searchsorted(z.softmax(-1).cumsum(-1), darts[:, None])[:, 0])
 
 
 # Those of Fast decoding.
@@ -997,6 +1073,7 @@ SLIPS = {
     "decoder": STACKING,
     "encoder": CLIMBING,
     "projection": SCORING,
+    "softmax": SOFTENING,
     "fast_decoding": FAST,
 }
 ALL_LAWS = {
@@ -1009,6 +1086,7 @@ ALL_LAWS = {
     **DECODER_LAWS,
     **ENCODER_LAWS,
     **PROJECTION_LAWS,
+    **SOFTMAX_LAWS,
     **FAST_LAWS,
 }
 

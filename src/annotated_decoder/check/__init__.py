@@ -10,6 +10,7 @@ from .fast_decoding import bytes_of_a_step, filled_part, to_whole
 from .normalization import climbed, one_sublayer, rms_in_half
 from .primer import descend, mean_surprise, slope, to_shares
 from .projection import best_tokens, tied_bytes, two_ends
+from .softmax import drawn, masked_loss, sharper_share
 from .tour import ends_here, say, write_out
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "pre_norm_sum", "lens", "pre_norm_layer",
     "layer_size", "without_memory", "pooled",
     "tied_bytes", "best_tokens", "two_ends",
+    "sharper_share", "masked_loss", "drawn",
     "bytes_of_a_step", "to_whole", "filled_part",
 ]  # fmt: skip
