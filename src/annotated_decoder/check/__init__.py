@@ -7,6 +7,7 @@ from .embedding import placed, turned, two_positions
 from .encoder_outputs import n_padding, padded_left, spoken
 from .encoder import layer_size, pooled, without_memory
 from .fast_decoding import bytes_of_a_step, filled_part, to_whole
+from .generation import ended_share, say_all, write_batch
 from .primer import descend, mean_surprise, slope, to_shares
 from .tour import ends_here, say, write_out
 
@@ -19,5 +20,6 @@ __all__ = [
     "two_positions", "turned", "placed",
     "pre_norm_sum", "lens", "pre_norm_layer",
     "layer_size", "without_memory", "pooled",
+    "ended_share", "say_all", "write_batch",
     "bytes_of_a_step", "to_whole", "filled_part",
 ]  # fmt: skip
