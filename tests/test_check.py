@@ -25,6 +25,7 @@ from annotated_decoder.check import (
     encoder_outputs,
     fast_decoding,
     normalization,
+    generation,
     primer,
     projection,
     softmax,
@@ -34,6 +35,7 @@ from annotated_decoder.check import cross_attention as exercises
 from annotated_decoder.check.laws import Broken, Tried, describe_error, law, must_equal, say_number, try_laws
 from annotated_decoder.encoder_outputs import END, START, pad
 from annotated_decoder.projection import Projection
+from annotated_decoder.encoder_outputs import END, PAD, START, pad
 
 BY_HAND = [
     check.ends_here,
@@ -47,6 +49,7 @@ BY_HAND = [
     check.layer_size,
     check.tied_bytes,
     check.sharper_share,
+    check.ended_share,
     check.bytes_of_a_step,
 ]
 CHECKERS = [
@@ -62,6 +65,7 @@ CHECKERS = [
     *(check.without_memory, check.pooled),
     *(check.best_tokens, check.two_ends),
     *(check.masked_loss, check.drawn),
+    *(check.say_all, check.write_batch),
     *(check.to_whole, check.filled_part),
 ]
 (
@@ -1062,6 +1066,90 @@ def test_right_answers_pass_in_fast_decoding():
     assert torch.equal(eval("weights(4, 6)", {"weights": fast_decoding.weights}), fast_decoding.weights(4, 6))
 
 
+# Those of The generation loop.
+def rows_of(step, prompts, limits, end, pad, reads=lambda tokens: tokens, first=None, pick=torch.argmax,
+            whole=torch.all, forget=False, own=True, more=0, quiet=True, returns=None):    # fmt: skip
+    tokens, finished = prompts if first is None else first(prompts), limits <= 0
+    for n in range(int(limits.max()) + more):
+        if whole(finished):
+            break
+        chosen = pick(step(reads(tokens)), -1)
+        chosen = torch.where(finished, pad, chosen) if quiet else chosen
+        finished = (chosen == end) | (finished & (not forget))
+        finished = finished | (n + 1 >= limits) if own else finished
+        tokens = torch.cat([tokens, chosen[:, None]], dim=1)
+    return tokens[:, prompts.shape[1] :] if returns is None else returns(tokens)
+
+
+def never(finished):
+    return False
+
+
+def batch_of(decode, memory, limit, at=-1, forget=False, whole=torch.all, more=0, quiet=PAD, returns=None):
+    tokens, finished = torch.full((len(memory), 1), START), torch.zeros(len(memory), dtype=torch.bool)
+    while not whole(finished) and tokens.shape[1] <= limit + more:
+        chosen = torch.where(finished, quiet, decode(tokens, memory)[:, at].argmax(-1))
+        finished = (chosen == END) | (finished & (not forget))
+        tokens = torch.cat([tokens, chosen[:, None]], dim=1)
+    return tokens[:, 1:] if returns is None else returns(tokens)
+
+
+def slip(checker, function, place, told, **changes):
+    return checker, functools.partial(function, **changes), place, told
+
+
+TOGETHER = {
+    "two shares": (check.ended_share, [0.375, 0.625], 0, "expected one number"),
+    "a count": (check.ended_share, 9, 1, "that is how many rows belong to ended words"),
+    "all rows": (check.ended_share, 24, 1, "that is how many rows there are"),
+    "no share": (check.ended_share, math.nan, 1, "nan came"),
+    "those that go on": (check.ended_share, 0.63, 2, "that is the share of words that still go on"),
+    "over those of use": (check.ended_share, 0.6, 2, "that is the ended rows over those of use"),
+    "without a limit": (check.ended_share, 0.47, 2, "that is the share without a limit"),
+    "the end's own pass": (check.ended_share, 0.5, 2, "the end symbol's own pass"),
+    "with the start": (check.ended_share, 0.32, 2, "if the start symbol had a pass"),
+    "lists": slip(check.say_all, rows_of, 0, "expected a tensor of ids", returns=lambda t: t[:, 2:].tolist()),
+    "a single row": slip(check.say_all, rows_of, 0, "three prompts", returns=lambda t: t[:1, 2:]),
+    "floats": slip(check.say_all, rows_of, 0, "float", returns=lambda t: t[:, 2:] * 1.0),
+    "the start alone": slip(check.say_all, rows_of, 1, "came [[0], [0], [0]]", reads=lambda t: t[:, :1]),
+    "nothing at first": slip(check.say_all, rows_of, 1, "the first call", first=lambda p: p.flip(1)),
+    "an echo": slip(check.say_all, rows_of, 2, "they begin with the prompts", returns=lambda t: t),
+    "the lowest scores": slip(check.say_all, rows_of, 3, "the first column", pick=torch.argmin),
+    "half an echo": slip(check.say_all, rows_of, 3, "came [1, 3, 7]", returns=lambda t: t[:, 1:]),
+    "the prompts for ever": slip(check.say_all, rows_of, 4, "came [0, 3]", reads=lambda t: t[:, :2]),
+    "backwards": slip(check.say_all, rows_of, 4, "came [0, 1, 3]",
+                      reads=lambda t: torch.cat([t[:, :1], t[:, 1:].flip(1)], 1)),
+    "wakes up": slip(check.say_all, rows_of, 5, "came [4, 6, 2, 3", forget=True),
+    "goes on": slip(check.say_all, rows_of, 5, "row 0", quiet=False),
+    "the end for ever": (check.say_all, lambda *five: rows_of(*five[:4], five[3]), 5, "came [4, 6, 6"),
+    "the first ends all": slip(check.say_all, rows_of, 6, "expected [1, 4, 1, 6]", whole=torch.any),
+    "no limit of its own": slip(check.say_all, rows_of, 7, "row 2, whose limit is 3", own=False),
+    "to the limit": slip(check.say_all, rows_of, 8, "expected 4 of each, came 9 passes", whole=never),
+    "one pass more": slip(check.say_all, rows_of, 8, "came 10", whole=never, more=1),
+    "in place": (check.say_all, lambda step, prompts, limits, end, pad: rows_of(
+        step, prompts, limits.clamp_(max=8), end, pad), 9, "limits was changed"),
+    "rows as lists": slip(check.write_batch, batch_of, 0, "expected a tensor", returns=lambda t: t[:, 1:].tolist()),
+    "with START": slip(check.write_batch, batch_of, 1, "came [1, 3, 6, 5, 2]", returns=lambda t: t),
+    "the first position": slip(check.write_batch, batch_of, 1, "came [3, 3, 3", at=0),
+    "until one ends": slip(check.write_batch, batch_of, 2, "came [5, 2] and [3, 6]", whole=torch.any),
+    "the friend's": slip(check.write_batch, batch_of, 3, "came [5, 2, 0, 4", forget=True),
+    "END for ever": slip(check.write_batch, batch_of, 3, "came [5, 2, 2, 2]", quiet=END),
+    "no rest": slip(check.write_batch, batch_of, 4, "came [5, 2, 0, 0, 0", returns=lambda t: torch.cat(
+        [t[:, 1:], t[:, :1] * PAD], 1) if len(t) == 2 and t.shape[1] == 5 else t[:, 1:]),
+    "one pass too many": slip(check.write_batch, batch_of, 5, "the limit is 6", more=1),
+    "a limit of its own": (check.write_batch, lambda d, m, limit: batch_of(d, m, 60), 5, "for the 41st time"),
+}  # fmt: skip
+GENERATION_LAWS = {check.ended_share: generation.ENDED_SHARE, check.say_all: generation.SAY_ALL,
+                   check.write_batch: generation.WRITE_BATCH}    # fmt: skip
+
+
+def test_right_answers_pass_in_generation():
+    for answer in (0.375, 0.37, 0.38, "0.38", torch.tensor(0.375)):
+        assert quietly(check.ended_share, answer)
+    assert quietly(check.say_all, rows_of) and quietly(check.write_batch, batch_of)
+    assert quietly(check.say_all, functools.partial(rows_of, returns=lambda tokens: tokens[:, 2:].int()))
+
+
 # All slips of these pages.
 SLIPS = {
     "tour": TOUR,
@@ -1074,6 +1162,7 @@ SLIPS = {
     "encoder": CLIMBING,
     "projection": SCORING,
     "softmax": SOFTENING,
+    "generation": TOGETHER,
     "fast_decoding": FAST,
 }
 ALL_LAWS = {
@@ -1087,6 +1176,7 @@ ALL_LAWS = {
     **ENCODER_LAWS,
     **PROJECTION_LAWS,
     **SOFTMAX_LAWS,
+    **GENERATION_LAWS,
     **FAST_LAWS,
 }
 

@@ -8,6 +8,7 @@ from .encoder_outputs import n_padding, padded_left, spoken
 from .encoder import layer_size, pooled, without_memory
 from .fast_decoding import bytes_of_a_step, filled_part, to_whole
 from .normalization import climbed, one_sublayer, rms_in_half
+from .generation import ended_share, say_all, write_batch
 from .primer import descend, mean_surprise, slope, to_shares
 from .projection import best_tokens, tied_bytes, two_ends
 from .softmax import drawn, masked_loss, sharper_share
@@ -25,5 +26,6 @@ __all__ = [
     "layer_size", "without_memory", "pooled",
     "tied_bytes", "best_tokens", "two_ends",
     "sharper_share", "masked_loss", "drawn",
+    "ended_share", "say_all", "write_batch",
     "bytes_of_a_step", "to_whole", "filled_part",
 ]  # fmt: skip
