@@ -17,8 +17,10 @@ from torch import nn
 from annotated_decoder import check
 from annotated_decoder.attention import attention as fused
 from annotated_decoder.attention import attention_weights
+from annotated_decoder.caching import Cache
 from annotated_decoder.check import (
     attention,
+    caching,
     decoder,
     embedding,
     encoder,
@@ -50,6 +52,7 @@ BY_HAND = [
     check.tied_bytes,
     check.sharper_share,
     check.ended_share,
+    check.cache_size,
     check.bytes_of_a_step,
 ]
 CHECKERS = [
@@ -66,6 +69,7 @@ CHECKERS = [
     *(check.best_tokens, check.two_ends),
     *(check.masked_loss, check.drawn),
     *(check.say_all, check.write_batch),
+    *(check.own_cache, check.moved_rows),
     *(check.to_whole, check.filled_part),
 ]
 (
@@ -1148,6 +1152,122 @@ def test_right_answers_pass_in_generation():
         assert quietly(check.ended_share, answer)
     assert quietly(check.say_all, rows_of) and quietly(check.write_batch, batch_of)
     assert quietly(check.say_all, functools.partial(rows_of, returns=lambda tokens: tokens[:, 2:].int()))
+# Those of Remembering keys and values.
+class SimpleCache:
+    "The right answer; what a class of this base has otherwise is a slip."
+
+    def __init__(self):
+        self.length, self.tokens, self.memory = 0, {}, {}
+
+    def advance(self, n_tokens):
+        self.length += n_tokens
+
+    def extend(self, layer, k, v):
+        if layer in self.tokens:
+            old_k, old_v = self.tokens[layer]
+            k, v = torch.cat([old_k, k], 2), torch.cat([old_v, v], 2)
+        self.tokens[layer] = k, v
+        return k, v
+
+    def keep(self, layer, project):
+        if layer not in self.memory:
+            self.memory[layer] = project()
+        return self.memory[layer]
+
+
+def cache_class(**slips):
+    return type("SlippedCache", (SimpleCache,), slips)
+
+
+def forgets(self, layer, k, v):
+    found = SimpleCache.extend(self, layer, k, v)
+    if len(self.tokens) > 1:
+        raise RuntimeError("too many layers")
+    return found
+
+
+def counts_too(self, layer, k, v):
+    self.length += k.shape[2]
+    return SimpleCache.extend(self, layer, k, v)
+
+
+class OneForAll(SimpleCache):
+    everything: dict = {}
+
+    def __init__(self):
+        self.length, self.tokens, self.memory = 0, {}, self.everything
+
+
+def follow(decode, cache, rows, chosen, after=False, to=lambda rows: rows, given=lambda tokens: tokens[:, -1:],
+           new_cache=False, moves=lambda tokens, rows: tokens[rows]):    # fmt: skip
+    tokens = torch.full((rows.shape[1], 1), START)
+    scores = decode(tokens, cache)
+    for from_rows, new in zip(rows, chosen):
+        tokens = torch.cat([moves(tokens, from_rows), new[:, None]], 1)
+        cache = Cache() if new_cache else cache
+        if not after:
+            cache.reorder(to(from_rows))
+        scores = decode(given(tokens), cache)
+        if after:
+            cache.reorder(to(from_rows))
+    return tokens, scores[:, -1]
+
+
+REMEMBERING = {
+    "a size": (check.cache_size, "much", 0, "expected one number"),
+    "numbers": (check.cache_size, 7680, 2, "that is the number of numbers, not of bytes"),
+    "no tokens": (check.cache_size, 7680.5, 1, "came"),
+    "a negative size": (check.cache_size, -30_720, 1, "came"),
+    "a layer": (check.cache_size, 10_240, 1, "that is of one layer"),
+    "keys alone": (check.cache_size, 15_360, 2, "that is keys without values, or one group of two"),
+    "all heads": (check.cache_size, 122_880, 2, "that is keys and values for each of the 8 heads"),
+    "no memory": (check.cache_size, 23_040, 2, "that is without the memory's"),
+    "one memory": (check.cache_size, 25_600, 1, "that is with the memory's once, and not in each layer"),
+    "keys": (check.own_cache, cache_class(extend=lambda self, layer, k, v: k), 0, "expected keys and values"),
+    "twice the keys": (check.own_cache, cache_class(extend=lambda self, layer, k, v: (k, k)), 0, "extend, 2 tokens"),
+    "an error": (check.own_cache, cache_class(extend=lambda self, layer, k, v: k.nothing), 0,
+                 "extend raised AttributeError"),
+    "no class": (check.own_cache, lambda: 7, 0, "has no attribute"),
+    "the newest alone": (check.own_cache, cache_class(extend=lambda self, layer, k, v: (k, v)), 3, "then 1, then 3"),
+    "the newest first": (check.own_cache, cache_class(extend=lambda self, layer, k, v: [
+        t.flip(2) for t in SimpleCache.extend(self, layer, k.flip(2), v.flip(2))]), 3, "then 1, then 3"),
+    "one layer": (check.own_cache, cache_class(extend=lambda self, layer, k, v: SimpleCache.extend(self, 0, k, v)), 4,
+                  "those of layer 0"),
+    "an error in the second layer": (check.own_cache, cache_class(extend=forgets), 4,
+                                     "extend raised RuntimeError: too many layers in your line"),
+    "one layer's memory": (check.own_cache, cache_class(keep=lambda self, layer, project: SimpleCache.keep(
+        self, 0, project)), 1, "keep, layer 1"),
+    "nothing kept": (check.own_cache, cache_class(keep=lambda self, layer, project: None), 1, "keep, layer 0"),
+    "each time": (check.own_cache, cache_class(keep=lambda self, layer, project: project()), 5,
+                  "called for the layers [0, 1, 0, 1, 0]"),
+    "one for all": (check.own_cache, OneForAll, 2, "keep of a second cache"),
+    "counted twice": (check.own_cache, cache_class(extend=counts_too), 6, "in chunks of"),
+    "not counted": (check.own_cache, cache_class(advance=lambda self, n_tokens: None), 6, "in chunks of [1, 1"),
+    "passes counted": (check.own_cache, cache_class(advance=lambda self, n_tokens: SimpleCache.advance(self, 1)), 6,
+                       "in chunks of [3, 2]"),
+    "tokens alone": (check.moved_rows, lambda *four: follow(*four)[0], 0, "expected tokens and scores"),
+    "of all positions": (check.moved_rows, lambda *four: (lambda t, s: (t, s[:, None]))(*follow(*four)), 0,
+                         "expected shape (2, 9)"),
+    "tokens that stay": (check.moved_rows, functools.partial(follow, moves=lambda tokens, rows: tokens), 1, "at [0,"),
+    "all tokens, with the cache": (check.moved_rows, functools.partial(follow, given=lambda tokens: tokens), 2,
+                                   "rows [[0, 1], [0, 1]]"),
+    "the start, for ever": (check.moved_rows, functools.partial(follow, given=lambda tokens: tokens[:, :1]), 2,
+                            "rows [[0, 1], [0, 1]]"),
+    "all tokens, afresh": (check.moved_rows, functools.partial(follow, given=lambda tokens: tokens, new_cache=True), 3,
+                           "came [1, 2, 3]"),
+    "moved too late": (check.moved_rows, functools.partial(follow, after=True), 4, "[1, 0]"),
+    "not moved": (check.moved_rows, functools.partial(follow, to=lambda rows: torch.arange(2)), 4, "[1, 0]"),
+    "whereto": (check.moved_rows, functools.partial(follow, to=torch.argsort), 5, "[1, 1]"),
+}  # fmt: skip
+CACHING_LAWS = {check.cache_size: caching.CACHE_SIZE, check.own_cache: caching.OWN_CACHE,
+                check.moved_rows: caching.MOVED_ROWS}    # fmt: skip
+
+
+def test_right_answers_pass_in_caching():
+    for answer in (30_720, 30_720.0, "30720", torch.tensor(30_720)):
+        assert quietly(check.cache_size, answer)
+    assert quietly(check.own_cache, SimpleCache) and quietly(check.own_cache, Cache)
+    assert quietly(check.moved_rows, follow) and quietly(check.moved_rows, lambda *four: [*follow(*four)])
 
 
 # All slips of these pages.
@@ -1163,6 +1283,7 @@ SLIPS = {
     "projection": SCORING,
     "softmax": SOFTENING,
     "generation": TOGETHER,
+    "caching": REMEMBERING,
     "fast_decoding": FAST,
 }
 ALL_LAWS = {
@@ -1177,6 +1298,7 @@ ALL_LAWS = {
     **PROJECTION_LAWS,
     **SOFTMAX_LAWS,
     **GENERATION_LAWS,
+    **CACHING_LAWS,
     **FAST_LAWS,
 }
 

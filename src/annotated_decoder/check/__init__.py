@@ -1,6 +1,7 @@
 "The exercises' checkers: `check.NAME(answer)` says which law an answer breaks, and gives three hints."
 
 from .attention import heads_apart, longer_query, weights_of, window_mask
+from .caching import cache_size, moved_rows, own_cache
 from .cross_attention import numbers_kept, padded_weights, read_memory
 from .decoder import lens, pre_norm_layer, pre_norm_sum
 from .embedding import placed, turned, two_positions
@@ -27,5 +28,6 @@ __all__ = [
     "tied_bytes", "best_tokens", "two_ends",
     "sharper_share", "masked_loss", "drawn",
     "ended_share", "say_all", "write_batch",
+    "cache_size", "own_cache", "moved_rows",
     "bytes_of_a_step", "to_whole", "filled_part",
 ]  # fmt: skip
