@@ -26,8 +26,8 @@ from annotated_decoder.check import (
     encoder,
     encoder_outputs,
     fast_decoding,
-    normalization,
     generation,
+    normalization,
     primer,
     projection,
     softmax,
@@ -35,9 +35,8 @@ from annotated_decoder.check import (
 )
 from annotated_decoder.check import cross_attention as exercises
 from annotated_decoder.check.laws import Broken, Tried, describe_error, law, must_equal, say_number, try_laws
-from annotated_decoder.encoder_outputs import END, START, pad
-from annotated_decoder.projection import Projection
 from annotated_decoder.encoder_outputs import END, PAD, START, pad
+from annotated_decoder.projection import Projection
 
 BY_HAND = [
     check.ends_here,
