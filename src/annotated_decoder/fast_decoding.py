@@ -203,7 +203,8 @@ class Int8Linear(nn.Module):
         super().__init__()
         if (on := weight.device.type) != "cpu":
             remedy = "move the model to the processor, or give a dtype instead"
-            raise ValueError(f"int8 is for processors, and the model is on {on}; {remedy}")
+            given = f"int8 is for processors, and the model is on {on}"
+            raise ValueError(f"{given}; {remedy}")
         there = torch.backends.quantized.supported_engines
         engine = next((name for name in ("x86", "onednn") if name in there), None)
         if engine is None:

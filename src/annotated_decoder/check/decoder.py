@@ -75,8 +75,9 @@ def _model(pre_norm: bool = True) -> tuple[Decoder, Projection]:
 def _right(decoder: Decoder, projection: Projection, memory: Tensor) -> Tensor:
     "The logits of every storey of `_TOKENS`, in plain lines."
     x = decoder.embedding(_TOKENS)
+    layers: Any = decoder.layers
     storeys = [x]
-    for layer in decoder.layers:
+    for layer in layers:
         x = layer.self_res.add(x, layer.self_attend(layer.self_res.read(x), None))
         storeys.append(x)
         x = layer.cross_res.add(x, layer.cross_attend(layer.cross_res.read(x), memory, None, None))

@@ -141,7 +141,11 @@ _NORMS = [_resized(1.0), _resized(0.5), _resized(2.0)]
 def _stack(given: list[Tensor]) -> list[Callable[[Tensor], Tensor]]:
     "Three sublayers, which write down what they are given."
     def listens(f: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-        return lambda h: (given.append(h.clone()), f(h))[1]
+        def heard(h: Tensor) -> Tensor:
+            given.append(h.clone())
+            return f(h)
+
+        return heard
 
     return [listens(lambda h: h.flip(-1)), listens(lambda h: h.roll(1, -1) * 3), listens(torch.tanh)]
 
