@@ -71,6 +71,11 @@ def pictures(cell) -> bool:
     return any(kind.startswith("image/") for output in cell.outputs for kind in output.get("data", {}))
 
 
+def values(cell) -> list[str]:
+    "What the last lines gave back, as text."
+    return [out.data.get("text/plain", "") for out in cell.outputs if out.output_type == "execute_result"]
+
+
 def most_lines(cell) -> int:
     "How long a code cell may be: an exported one about a screen, a class whole."
     if not cell.source.startswith("#| export"):
@@ -97,6 +102,8 @@ def problems(notebook, name: str, strict_width: bool = False):
         if "raises-exception" not in cell.metadata.get("tags", []):
             if any(output.output_type == "error" for output in cell.outputs):
                 yield f"cell {cell.id} ended in an error"
+        if any("matplotlib" in text or text.startswith(("Text(", "[Text(")) for text in values(cell)):
+            yield f"cell {cell.id} prints what a plotting call gave back; begin its last line with _ ="
         about = cell.metadata.get("mystnb", {})
         alt, caption = about.get("image", {}).get("alt"), about.get("figure", {}).get("caption")
         if pictures(cell) and not alt:
