@@ -319,8 +319,8 @@ def test_train_writes_a_model_and_evaluate_stores_its_scores(run, monkeypatch, d
 def test_train_is_the_recipe_but_for_what_is_asked(run, monkeypatch, tmp_path, options, changes):
     given = []
 
-    def train_pronouncer(dictionary, config, teachers, checkpoints):
-        given.append((config, checkpoints.every, [teacher.notes for teacher in teachers]))
+    def train_pronouncer(dictionary, config, teachers, checkpoints, device):
+        given.append((config, checkpoints.every, [teacher.notes for teacher in teachers], device.type))
         return small_pronouncer()
 
     monkeypatch.setattr(cli, "read_cmudict", lambda: {})
@@ -328,9 +328,23 @@ def test_train_is_the_recipe_but_for_what_is_asked(run, monkeypatch, tmp_path, o
     small_pronouncer().save(tmp_path / "teacher")
     taught = ("--teachers", str(tmp_path / "teacher"), str(tmp_path / "teacher")) if options else ()
     assert run("train", "--out", str(tmp_path / "m"), *options, *taught)[0] == 0
-    assert given == [(replace(RECIPE, **changes), 500, [small_pronouncer().notes] * (2 if taught else 0))]
+    assert given == [(replace(RECIPE, **changes), 500, [small_pronouncer().notes] * (2 if taught else 0), "cpu")]
     assert TrainedModel.load(tmp_path / "m").notes["temperature"] == 1.0    # no word to fit one to
     assert RECIPE.optimizer == "muon" and RECIPE.bfloat16 is True
+
+
+@pytest.mark.parametrize("command", [
+    ("pronounce", "cat"), ("train", "--out", "m"), ("evaluate",), ("translate", "--model", "m"),
+])    # fmt: skip
+def test_a_device_that_is_not_there_is_refused_by_every_command(run, command):
+    status, out, err = run(*command, "--device", "abacus")
+    assert (status, out) == (2, "") and "there is no device 'abacus' here" in err and "cpu is always there" in err
+
+
+def test_steps_are_not_shown_from_another_device(run):
+    status, _, err = run("pronounce", "--steps", "cat", "--device", "cpu")
+    assert status == 2 and "leave out --device, or --steps" in err
+    assert run("pronounce", "cat", "--device", "cpu") == (0, "cat\tK AE1 T\n", "")
 
 
 def test_a_model_that_cannot_be_written_is_refused_before_it_is_scored(run, monkeypatch, tmp_path):
