@@ -1384,16 +1384,31 @@ JUNK = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("checker", CHECKERS)
-@pytest.mark.parametrize("number", range(len(JUNK)))
-def test_a_check_never_raises_and_leaves_everything_as_it_was(checker, number):
+FEW = [THINGS[5], THINGS[10], THINGS[12], raising(EvilError()), raising(Broken("mine")), lambda *args: Evil(),
+       closes_everything, meddles, endless, deep]    # fmt: skip
+
+
+def stays_calm(checker, junk):
     dtype, stdout, filters = torch.get_default_dtype(), sys.stdout, list(warnings.filters)
     state = torch.get_rng_state()
-    report = quietly(checker, JUNK[number])
+    report = quietly(checker, junk)
     assert not report and not report.passed
     assert torch.get_default_dtype() == dtype and sys.stdout is stdout and warnings.filters == filters
     assert torch.is_grad_enabled() and torch.equal(torch.get_rng_state(), state)
     assert "0x" not in report.text and all(len(line) <= 90 for line in report.text.splitlines())
+
+
+@pytest.mark.parametrize("number", range(len(JUNK)))
+@pytest.mark.parametrize("checker", [check.longer_query, check.read_memory, check.say, check.own_cache])
+def test_a_check_never_raises_and_leaves_everything_as_it_was(checker, number):
+    "One checker of each kind: of a number, of arithmetic, of a loop, of a class. They share what catches."
+    stays_calm(checker, JUNK[number])
+
+
+@pytest.mark.parametrize("checker", CHECKERS)
+def test_every_check_stays_calm(checker):
+    for junk in FEW:
+        stays_calm(checker, junk)
 
 
 @pytest.mark.parametrize("checker", CHECKERS)
