@@ -1,11 +1,9 @@
 """The recipe of the shipped model: what it may see, how often, and how sure it becomes."""
 
 import importlib.util
-import itertools
 import math
 import random
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,7 +25,6 @@ from annotated_decoder.pronunciation.recipe import (
     sure_and_right,
     taught,
     train_pronouncer,
-    unlisted,
 )
 from annotated_decoder.pronunciation.words import spell
 from annotated_decoder.softmax import cross_entropy
@@ -44,9 +41,8 @@ def spelled():
 
 @pytest.fixture
 def seldom(monkeypatch):
-    "Every word as often as the others, and none that only texts have."
+    "Every word as often as the others."
     monkeypatch.setattr(recipe, "repeats_of", lambda word: 1)
-    monkeypatch.setattr(recipe, "unlisted", lambda dictionary, teachers: iter(()))
 
 
 @needs_wordfreq
@@ -107,70 +103,6 @@ def test_only_training_words_are_trained_on_each_with_all_its_pronunciations_and
     assert {split_of(word) for word, _ in pairs} == {"training"}
     assert trained.notes["training"]["words"] == len(training)
     assert trained.notes["training"]["examples"] == len(pairs)
-
-
-def opinion(said):
-    "A teacher that says of each word what it is told to, or does not come to an end."
-    letters = {"abcdefghijklmnopqrstuvwxyz": [("A",)]}
-    teacher = new_pronouncer(letters, d_model=8, encoder_layers=1, decoder_layers=1)
-
-    def stream(words):
-        for word in words:
-            found = said(word)
-            yield word, found if isinstance(found, ValueError) else [found]
-
-    object.__setattr__(teacher, "stream", stream)
-    return teacher
-
-
-def saying(symbol, finished=True):
-    return SimpleNamespace(symbols=(symbol,), finished=finished)
-
-
-def texts(monkeypatch, words):
-    lists = SimpleNamespace(top_n_list=lambda language, n, wordlist: words)
-    monkeypatch.setattr(recipe, "_wordfreq", lambda: lists)
-
-
-def test_of_a_word_that_only_texts_have_most_teachers_must_say_the_same(monkeypatch):
-    words = [word for word in map("".join, itertools.product("ab", "ae", "bcd")) if split_of(word) == "training"]
-    texts(monkeypatch, words)
-    one, other, third = words[:3]
-    special = {one: saying("C"), other: saying("B"), third: saying("C", finished=False)}
-    teachers = [
-        opinion(lambda word: saying("A")),
-        opinion(lambda word: saying("B" if word in (one, third) else "A")),
-        opinion(lambda word: special.get(word, ValueError("no such letter"))),
-    ]
-    rest = words[3:]
-    assert dict(unlisted({}, teachers)) == dict.fromkeys([other, *rest], ("A",))    # two of three agree
-    assert dict(unlisted({}, teachers[:2])) == dict.fromkeys([other, *rest], ("A",))
-    assert dict(unlisted({}, teachers[:1])) == dict.fromkeys(words, ("A",))
-    assert not dict(unlisted({}, teachers[2:])).keys() & {third, *rest}
-
-
-def test_no_word_of_texts_is_listed_or_of_another_part_or_without_a_vowel(dictionary, monkeypatch):
-    heldout = [word for word in dictionary if split_of(word) != "training"][:50]
-    monkeypatch.setattr(recipe, "_UNLISTED", 3)
-    odd = ["cat", "it", "tmz", "a1b", "naïve", "x" * 24 + "a", *heldout, *(f"{word}ish" for word in heldout)]
-    texts(monkeypatch, [*odd, "selfie", "selfies", "emoji", "zeerust"])
-    found = [word for word, _ in unlisted(dictionary, [opinion(lambda word: saying("A"))])]
-    assert len(found) == 3 and {split_of(word) for word in found} == {"training"} and not {*found} & {*dictionary}
-    assert not {*found} & {"cat", "it", "tmz", "a1b", "naïve", "x" * 24 + "a"}
-    without = {word: listed for word, listed in dictionary.items() if word not in heldout}
-    assert not {word for word, _ in unlisted(without, [opinion(lambda word: saying("A"))])} & {*heldout}
-
-
-@needs_wordfreq
-def test_a_student_learns_what_its_teachers_say_of_words_of_texts(monkeypatch):
-    monkeypatch.setattr(recipe, "repeats_of", lambda word: 1)
-    teacher, seen = new_pronouncer(spelled(), d_model=8), []
-    monkeypatch.setattr(recipe, "train", lambda model, examples, *others: seen.append(examples) or [0.0])
-    monkeypatch.setattr(recipe, "unlisted", lambda dictionary, teachers: iter([("dab", ("D", "AE1", "B"))]))
-    for teachers in ((), (teacher,)):
-        teacher.notes["training"] = {}
-        train_pronouncer(spelled(), TrainingConfig(epochs=1), teachers=teachers, **TINY)
-    assert seen[1] == [*seen[0], teacher.example("dab", ("D", "AE1", "B"))]
 
 
 def test_train_pronouncer_is_made_for_the_dictionarys_symbols(seldom):
