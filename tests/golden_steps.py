@@ -14,8 +14,8 @@ from annotated_decoder.encoder_outputs import END
 from annotated_decoder.looking_inside import record_attention
 from annotated_decoder.pronunciation.dictionary import read_cmudict, split_of
 from annotated_decoder.pronunciation.model import PRONOUNCER
-from annotated_decoder.trained.model_file import TrainedModel
-from annotated_decoder.training import collate
+from annotated_decoder.trained.model_file import TrainedModel, decoded
+from annotated_decoder.training import Example, collate
 
 
 def words_of(n: int = 1_000) -> list[str]:
@@ -29,21 +29,20 @@ def words_of(n: int = 1_000) -> list[str]:
 def golden(trained: TrainedModel, words: list[str]) -> list[dict]:
     "Of each word: the ids it is said with, each step's logits and cross-attention [layer][head][step][letter]."
     model, told = trained.model.eval(), []
-    said = {word: found[0] for word, found in trained.stream(words)}
-    examples = {word: trained.example(word, said[word].symbols) for word in words}
     for start in range(0, len(words), 100):
         names = words[start : start + 100]
-        batch = collate([examples[word] for word in names])
+        sources = [trained.example(word).source for word in names]
+        written = [found[0][0] for found in decoded(model, sources, beam=1, best=1)]
+        written = [ids[: (*ids, END).index(END) + 1] for ids in written]          # without the padding behind the end
+        batch = collate([Example(*pair) for pair in zip(sources, (ids[:-1] for ids in written))])
         with ExitStack() as stack:
             seen = [stack.enter_context(record_attention(layer.cross_attn)) for layer in model.decoder.layers]
-            inputs = batch.inputs[:, : model.decoder.config.max_len]              # an answer may have no end
-            logits = model(batch.source, inputs, batch.source_mask)
+            logits = model(batch.source, batch.inputs, batch.source_mask)
         attention = torch.stack([weights for (weights,) in seen], dim=1)          # (b layer head target source)
         for i, word in enumerate(names):
-            steps = len(said[word].symbols) + said[word].finished
-            letters = int(batch.source_mask[i].sum())
+            steps, letters = len(written[i]), int(batch.source_mask[i].sum())
             told.append({
-                "word": word, "tokens": [*examples[word].target, END][:steps], "finished": said[word].finished,
+                "word": word, "tokens": written[i], "finished": END in written[i],
                 "probabilities": rounded(logits[i, :steps].softmax(-1)),
                 "attention": rounded(attention[i, :, :, :steps, :letters]),
             })    # fmt: skip

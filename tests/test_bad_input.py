@@ -317,12 +317,12 @@ def test_a_file_with_the_same_content_in_other_bytes_is_loaded(whole, tmp_path):
 
 
 FOREIGN = {  # the metadata of a safetensors file: what is wrong with it
-    "no metadata": (None, "no 'model'"),
-    "no model": ({"format": "pt"}, "no 'model'"),
+    "no metadata": (None, "no model of this book"),
+    "no model": ({"format": "pt"}, "no model of this book"),
     "no JSON": ({"model": "{'encoder'"}, "no whole model file"),
     "an empty header": ({"model": ""}, "no whole model file"),
-    "a list": ({"model": "[1, 2]"}, "no 'model'"),
-    "no sha256": ({"model": json.dumps({"encoder": {}, "decoder": {}})}, "no 'model'"),
+    "a list": ({"model": "[1, 2]"}, "no model of this book"),
+    "no sha256": ({"model": json.dumps({"encoder": {}, "decoder": {}})}, "no model of this book"),
     "another sha256": ({"model": json.dumps({"sha256": "0" * 64})}, "damaged"),
     "no text as sha256": ({"model": json.dumps({"sha256": None})}, "damaged"),
     "brackets": ({"model": "[" * 100_000}, "no whole model file"),

@@ -45,7 +45,7 @@ def test_words_are_letters_and_pronunciations_phonemes_each_once(dictionary):
 
 def test_a_word_with_an_apostrophe_is_sheltered_as_the_words_in_it_are(dictionary):
     shelter = ["test", "validation", "training"].index
-    for word in list(dictionary)[::10]:
+    for word in [word for word in dictionary if word.isalpha()][::10]:
         for part in (split_of(f"{word}'s"), split_of(f"{word}'")):
             assert shelter(part) <= shelter(split_of(word))
         assert shelter(split_of(f"{word}'s")) <= shelter(split_of(f"{word}s"))
