@@ -18,20 +18,23 @@ from .decoder import FeedForward, StackConfig
 from .embedding import Embedding, sinusoids
 from .normalization import LayerNorm, Residual
 
+# %% ../../notebooks/07_encoder.ipynb #layer-parts
+def _layer_parts(config: StackConfig):
+    "Self-attention, feed-forward network and two residuals, as in the paper."
+    d = config.d_model
+    attn, ffn = MultiHeadAttention(d, config.n_heads), FeedForward(d, config.d_ff)
+    norms = LayerNorm(d), LayerNorm(d)
+    return attn, ffn, [Residual(n, config.dropout, config.pre_norm) for n in norms]
+
 # %% ../../notebooks/07_encoder.ipynb #encoder-layer
 class EncoderLayer(nn.Module):
-    """Self-attention over the whole source, then feed-forward.
+    """Self-attention over the whole source, then feed-forward, each in a residual.
 
-    Each has its own shortcut and norm.
     Chapter *Two stacks side by side*; Vaswani et al. 2017, figure 1, left half.
     """
 
-    def __init__(
-        self,
-        self_attn: MultiHeadAttention,
-        ffn: nn.Module,
-        residuals: Iterable[Residual],
-    ):
+    def __init__(self, self_attn: MultiHeadAttention, ffn: nn.Module,
+                 residuals: Iterable[Residual]):
         super().__init__()
         self.self_attn, self.ffn = self_attn, ffn
         self.self_res, self.ffn_res = residuals
@@ -39,10 +42,7 @@ class EncoderLayer(nn.Module):
     @classmethod
     def of(cls, config: StackConfig) -> "EncoderLayer":
         "The paper's layer; `config.pre_norm` says where its norms stand."
-        d, dropout, pre_norm = config.d_model, config.dropout, config.pre_norm
-        attn = MultiHeadAttention(d, config.n_heads)
-        residuals = [Residual(LayerNorm(d), dropout, pre_norm) for _ in range(2)]
-        return cls(attn, FeedForward(d, config.d_ff), residuals)
+        return cls(*_layer_parts(config))
 
     def forward(
         self, x: Float[Tensor, "batch source d_model"], mask: Mask | None = None
@@ -53,27 +53,29 @@ class EncoderLayer(nn.Module):
         h = self.ffn_res.read(x)
         return self.ffn_res.add(x, self.ffn(h))
 
-# %% ../../notebooks/07_encoder.ipynb #encoder
+# %% ../../notebooks/07_encoder.ipynb #stack-parts
 # Token ids, or what another embedding reads.
 Source = Int[Tensor, "batch source"] | Float[Tensor, "batch *features"]
 
 
-class Encoder(nn.Module):
-    """Source tokens in, the memory out: one contextual vector per source position.
+def _stack_parts(config: StackConfig):
+    "Embedding, layers and last norm, as in the paper; post-norm has no last norm."
+    positions = sinusoids(config.max_len, config.d_model)
+    embedding = Embedding(config.vocab_size, positions, config.dropout)
+    layers = [EncoderLayer.of(config) for _ in range(config.n_layers)]
+    last = LayerNorm(config.d_model) if config.pre_norm else nn.Identity()
+    return embedding, layers, last
 
-    `embedding` is any module that makes (batch, source, d_model) of a source.
-    Rows of padded positions hold numbers without a meaning; whoever reads the
-    memory masks them.
-    Chapter *Two stacks side by side*.
+# %% ../../notebooks/07_encoder.ipynb #encoder
+class Encoder(nn.Module):
+    """Source in, the memory out: one contextual vector per source position.
+
+    `embedding` makes (batch, source, d_model) of it. Padded rows mean nothing;
+    whoever reads the memory masks them. Chapter *Two stacks side by side*.
     """
 
-    def __init__(
-        self,
-        config: StackConfig,
-        embedding: nn.Module,
-        layers: Iterable[EncoderLayer],
-        final_norm: nn.Module,
-    ):
+    def __init__(self, config: StackConfig, embedding: nn.Module,
+                 layers: Iterable[EncoderLayer], final_norm: nn.Module):
         super().__init__()
         self.config, self.embedding = config, embedding
         self.layers, self.final_norm = nn.ModuleList(layers), final_norm
@@ -81,11 +83,7 @@ class Encoder(nn.Module):
     @classmethod
     def of(cls, config: StackConfig) -> "Encoder":
         "The paper's encoder; `config.pre_norm` says where its norms stand."
-        positions = sinusoids(config.max_len, config.d_model)
-        embedding = Embedding(config.vocab_size, positions, config.dropout)
-        layers = (EncoderLayer.of(config) for _ in range(config.n_layers))
-        last = LayerNorm(config.d_model) if config.pre_norm else nn.Identity()
-        return cls(config, embedding, layers, last)
+        return cls(config, *_stack_parts(config))
 
     def forward(
         self,
