@@ -100,9 +100,14 @@ class KeyValueCache(Protocol):
     def keep(self, layer: int, project: Callable[[], KeysValues]) -> KeysValues: ...
     def advance(self, n_tokens: int) -> None: ...
 
-# %% ../../notebooks/06_decoder.ipynb #layer-parts
-class _LayerParts(nn.Module):
-    "The parts of a decoder layer, and what its two attentions read."
+# %% ../../notebooks/06_decoder.ipynb #decoder-layer
+class DecoderLayer(nn.Module):
+    """Self-attention, cross-attention, feed-forward, each with shortcut and norm.
+
+    `index` is its place in the stack, under which a cache keeps its keys and
+    values; `mask(n_queries, n_keys, device)` says what self-attention may see.
+    Chapter *The decoder stack*; Vaswani et al. 2017, figure 1, right half.
+    """
 
     def __init__(
         self,
@@ -117,30 +122,6 @@ class _LayerParts(nn.Module):
         self.self_attn, self.cross_attn, self.ffn = self_attn, cross_attn, ffn
         self.self_res, self.cross_res, self.ffn_res = residuals
         self.index, self.mask = index, mask
-
-    def self_attend(self, x, cache):
-        "Self-attention: each position reads itself and those before it."
-        k, v = self.self_attn.keys_values(x)            # (b h t head_dim) twice
-        if cache is not None:
-            k, v = cache.extend(self.index, k, v)       # of all positions so far
-        mask = self.mask(x.shape[1], k.shape[2], x.device)
-        return self.self_attn(x, k, v, mask)
-
-    def cross_attend(self, x, memory, memory_mask, cache):
-        "Cross-attention: each position reads the memory."
-        project = partial(memory_keys_values, self.cross_attn, memory, memory_mask)
-        # A cache calls `project` once for each layer, and keeps what it gives.
-        k, v = project() if cache is None else cache.keep(self.index, project)
-        return self.cross_attn(x, k, v, padding_mask(memory_mask))
-
-# %% ../../notebooks/06_decoder.ipynb #decoder-layer
-class DecoderLayer(_LayerParts):
-    """Self-attention, cross-attention, feed-forward, each with shortcut and norm.
-
-    `index` is its place in the stack, under which a cache keeps its keys and
-    values; `mask(n_queries, n_keys, device)` says what self-attention may see.
-    Chapter *The decoder stack*; Vaswani et al. 2017, figure 1, right half.
-    """
 
     @classmethod
     def of(cls, config: StackConfig, index: int = 0) -> "DecoderLayer":
@@ -167,17 +148,20 @@ class DecoderLayer(_LayerParts):
         h = self.ffn_res.read(x)
         return self.ffn_res.add(x, self.ffn(h))
 
-# %% ../../notebooks/06_decoder.ipynb #paper-stack
-def _paper_stack(
-    config: StackConfig,
-) -> tuple[Embedding, list[DecoderLayer], nn.Module]:
-    "The embedding, the layers and the last norm of the paper's decoder."
-    positions = sinusoids(config.max_len, config.d_model)
-    embedding = Embedding(config.vocab_size, positions, config.dropout)
-    layers = [DecoderLayer.of(config, i) for i in range(config.n_layers)]
-    # Pre-norm needs a norm after its last layer, post-norm has one there.
-    last = LayerNorm(config.d_model) if config.pre_norm else nn.Identity()
-    return embedding, layers, last
+    def self_attend(self, x, cache):
+        "Self-attention: each position reads itself and those before it."
+        k, v = self.self_attn.keys_values(x)            # (b h t head_dim) twice
+        if cache is not None:
+            k, v = cache.extend(self.index, k, v)       # of all positions so far
+        mask = self.mask(x.shape[1], k.shape[2], x.device)
+        return self.self_attn(x, k, v, mask)
+
+    def cross_attend(self, x, memory, memory_mask, cache):
+        "Cross-attention: each position reads the memory."
+        project = partial(memory_keys_values, self.cross_attn, memory, memory_mask)
+        # A cache calls `project` once for each layer, and keeps what it gives.
+        k, v = project() if cache is None else cache.keep(self.index, project)
+        return self.cross_attn(x, k, v, padding_mask(memory_mask))
 
 # %% ../../notebooks/06_decoder.ipynb #decoder
 class Decoder(nn.Module):
@@ -201,8 +185,15 @@ class Decoder(nn.Module):
 
     @classmethod
     def of(cls, config: StackConfig) -> "Decoder":
-        "The paper's decoder; `config.pre_norm` says where its norms stand."
-        return cls(config, *_paper_stack(config))
+        """The paper's decoder; `config.pre_norm` says where its norms stand.
+
+        Pre-norm needs a norm after its last layer, post-norm has one there.
+        """
+        positions = sinusoids(config.max_len, config.d_model)
+        embedding = Embedding(config.vocab_size, positions, config.dropout)
+        layers = (DecoderLayer.of(config, i) for i in range(config.n_layers))
+        last = LayerNorm(config.d_model) if config.pre_norm else nn.Identity()
+        return cls(config, embedding, layers, last)
 
     def forward(
         self,
