@@ -55,9 +55,8 @@ class RMSNorm(nn.Module):
 class Residual(nn.Module):
     """The shortcut around a sublayer f, with its norm.
 
-    Pre-norm: x + f(norm(x)); post-norm: norm(x + f(x)).
-    A layer writes either as `x = residual.add(x, f(residual.read(x)))`.
-    Dropout falls on the sublayer's output, before the sum.
+    Pre-norm: x + f(norm(x)); post-norm: norm(x + f(x)). A layer writes either as
+    `x = residual.add(x, f(residual.read(x)))`. Dropout falls on what f gives.
     Chapter *Normalization*; Vaswani et al. 2017, sections 3.1 and 5.4 (post);
     Xiong et al. 2020 (pre).
     """
