@@ -27,6 +27,7 @@ from annotated_decoder.check import (
     encoder_outputs,
     fast_decoding,
     generation,
+    looking_inside,
     normalization,
     primer,
     projection,
@@ -52,6 +53,7 @@ BY_HAND = [
     check.sharper_share,
     check.ended_share,
     check.cache_size,
+    check.columns_in_effect,
     check.bytes_of_a_step,
 ]
 CHECKERS = [
@@ -69,6 +71,7 @@ CHECKERS = [
     *(check.masked_loss, check.drawn),
     *(check.say_all, check.write_batch),
     *(check.own_cache, check.moved_rows),
+    *(check.without_head, check.other_columns),
     *(check.to_whole, check.filled_part),
 ]
 (
@@ -1269,6 +1272,69 @@ def test_right_answers_pass_in_caching():
     assert quietly(check.moved_rows, follow) and quietly(check.moved_rows, lambda *four: [*follow(*four)])
 
 
+# Those of Looking inside.
+def less_one(attn, h, x, k, v, mask, silent=None, bias=True):
+    heads = fused(attn.queries(x), k, v, mask).index_fill(
+        1, torch.tensor([h] if silent is None else silent, dtype=torch.long), 0)
+    joined = heads.transpose(1, 2).flatten(2)
+    return attn.out_proj(joined) if bias else joined @ attn.out_proj.weight.mT
+
+
+def written_over(attn, h, x, k, v, mask, back=False):
+    kept, part = attn.out_proj.weight.clone(), slice(h * attn.head_dim, (h + 1) * attn.head_dim)
+    attn.out_proj.weight[:, part] = 0
+    found = attn(x, k, v, mask)
+    if back:
+        attn.out_proj.weight.copy_(kept)
+    return found
+
+
+def rows_for_columns(attn, h, x, k, v, mask):
+    return less_one(attn, h, x, k, v, mask, silent=[]).index_fill(2, torch.tensor([2 * h, 2 * h + 1]), 0)
+
+
+def some_other(mask, column, real=True, other=True):
+    may = mask.float() if real else torch.ones(mask.shape)
+    return torch.multinomial(may.scatter(1, column[:, None], 0) if other else may, 1).squeeze(1)
+
+
+INSIDE = {
+    "a word": (check.columns_in_effect, "three", 0, "expected one number"),
+    "more than there are": (check.columns_in_effect, 5.755, 1, "that is e raised to what was counted in base 2"),
+    "no end of it": (check.columns_in_effect, math.inf, 1, "inf came"),
+    "the number": (check.columns_in_effect, 4, 2, "that is the number of columns"),
+    "bits": (check.columns_in_effect, 1.75, 2, "that is the entropy in base 2"),
+    "squares": (check.columns_in_effect, 2.91, 2, "that is one over the sum of squares"),
+    "heads apart": (check.without_head, lambda attn, h, x, k, v, mask: fused(attn.queries(x), k, v, mask), 0,
+                    "two rows of three queries"),
+    "nobody": (check.without_head, lambda *six: less_one(*six, silent=[]), 1, "other values for head 0"),
+    "the next one": (check.without_head, lambda *six: less_one(*six, silent=[(six[1] + 1) % 4]), 1, "for head 0"),
+    "rows of W_O": (check.without_head, rows_for_columns, 1, "other values for head 0"),
+    "everybody": (check.without_head, lambda *six: less_one(*six, silent=[0, 1, 2, 3]), 2, "head 0 is silent"),
+    "no bias": (check.without_head, lambda *six: less_one(*six, bias=False), 3, "the values of head 0 are 0"),
+    "no mask": (check.without_head, lambda *six: less_one(*six[:-1], None), 3, "the values of head 0 are 0"),
+    "written over": (check.without_head, written_over, 4, "out_proj.weight is not what it was"),
+    "a table": (check.other_columns, lambda *two: some_other(*two)[:, None], 0, "of shape (1600, 1)"),
+    "booleans": (check.other_columns, lambda mask, column: mask[:, 0], 0, "torch.bool"),
+    "its own": (check.other_columns, lambda mask, column: column, 1, "1600 times"),
+    "its own, too": (check.other_columns, lambda *two: some_other(*two, other=False), 1, "the head's own"),
+    "padding, too": (check.other_columns, lambda *two: some_other(*two, real=False), 2, "padding was drawn"),
+    "the next column": (check.other_columns, lambda mask, column: (column + 1) % mask.sum(1), 3, "draws"),
+    "in place": (check.other_columns, lambda mask, column: torch.multinomial(
+        mask.scatter_(1, column[:, None], False).float(), 1).squeeze(1), 4, "was changed in place"),
+}  # fmt: skip
+INSIDE_LAWS = {check.columns_in_effect: looking_inside.COLUMNS_IN_EFFECT,
+               check.without_head: looking_inside.WITHOUT_HEAD,
+               check.other_columns: looking_inside.OTHER_COLUMNS}    # fmt: skip
+
+
+def test_right_answers_pass_in_looking_inside():
+    for answer in (2**1.75, 3.36, "3.364", torch.tensor(3.3636)):
+        assert quietly(check.columns_in_effect, answer)
+    assert quietly(check.without_head, less_one) and quietly(check.other_columns, some_other)
+    assert quietly(check.without_head, functools.partial(written_over, back=True))
+
+
 # All slips of these pages.
 SLIPS = {
     "tour": TOUR,
@@ -1283,6 +1349,7 @@ SLIPS = {
     "softmax": SOFTENING,
     "generation": TOGETHER,
     "caching": REMEMBERING,
+    "looking_inside": INSIDE,
     "fast_decoding": FAST,
 }
 ALL_LAWS = {
@@ -1298,6 +1365,7 @@ ALL_LAWS = {
     **SOFTMAX_LAWS,
     **GENERATION_LAWS,
     **CACHING_LAWS,
+    **INSIDE_LAWS,
     **FAST_LAWS,
 }
 

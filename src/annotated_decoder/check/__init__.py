@@ -8,6 +8,7 @@ from .embedding import placed, turned, two_positions
 from .encoder_outputs import n_padding, padded_left, spoken
 from .encoder import layer_size, pooled, without_memory
 from .fast_decoding import bytes_of_a_step, filled_part, to_whole
+from .looking_inside import columns_in_effect, other_columns, without_head
 from .normalization import climbed, one_sublayer, rms_in_half
 from .generation import ended_share, say_all, write_batch
 from .primer import descend, mean_surprise, slope, to_shares
@@ -29,5 +30,6 @@ __all__ = [
     "sharper_share", "masked_loss", "drawn",
     "ended_share", "say_all", "write_batch",
     "cache_size", "own_cache", "moved_rows",
+    "columns_in_effect", "without_head", "other_columns",
     "bytes_of_a_step", "to_whole", "filled_part",
 ]  # fmt: skip
