@@ -207,7 +207,7 @@ def _ended(yours):
     if [tokens for tokens, _ in found] != right:
         raise Broken(f"expected {right}, came {[tokens for tokens, _ in found]}", f"exercise 1, {case}")
 
-
+# %% ../../../notebooks/check/strategies.ipynb #slots-laws-3
 @law("no more tokens than the limit", "How many steps are made?", "One for each token that may be written.",
      "for _ in range(limit)")  # fmt: skip
 def _limit(yours):
