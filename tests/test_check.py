@@ -1279,7 +1279,7 @@ def min_p_of(logits, m, shares=lambda z: z.softmax(-1), best=lambda p: p.amax(-1
     return keeps(p >= m * best(p), logits)
 
 
-def search_of(log_p, width, limit, copies=False, pays=0.0, keeps=True, best=True, more=0, each=99, last=False):
+def search_of(log_p, width, limit, copies=False, pays=0.0, keeps=True, skip=0, more=0, each=99, last=False):
     beam = [([START], 0.0)] * (width if copies else 1)
     for _ in range(limit + more):
         candidates = []
@@ -1289,7 +1289,7 @@ def search_of(log_p, width, limit, copies=False, pays=0.0, keeps=True, best=True
                 continue
             row = sorted(enumerate(log_p(tokens).tolist()), key=lambda pair: -pair[1])[:each]
             candidates += [([*tokens, token], x + (0 if last else total)) for token, x in row]
-        beam = sorted(candidates, key=lambda pair: -pair[1] if best else pair[1])[:width] or beam
+        beam = sorted(candidates, key=lambda pair: -pair[1])[skip : width + skip] or beam
     return beam
 
 
@@ -1318,7 +1318,7 @@ CHOOSING = {
     "tokens without log p": (check.slots_apart, lambda *three: [t for t, _ in search_of(*three)], 0, "in pairs"),
     "by their means": (check.slots_apart, mean_first, 0, "falling order"),
     "no start": (check.slots_apart, lambda *three: [(t[1:], x) for t, x in search_of(*three)], 0, "start symbol first"),
-    "the worst": (check.slots_apart, lambda *three: [*reversed(search_of(*three, best=False))], 1, "width 1"),
+    "the second best": (check.slots_apart, functools.partial(search_of, skip=1), 1, "width 1"),
     "the last step's log p": (check.slots_apart, functools.partial(search_of, last=True), 2, "for [1, "),
     "an end that pays": (check.slots_apart, functools.partial(search_of, pays=0.01), 2, "for [1, "),
     "three of a kind": (check.slots_apart, functools.partial(search_of, copies=True), 3, "came 3 times"),
