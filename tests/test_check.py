@@ -32,6 +32,7 @@ from annotated_decoder.check import (
     primer,
     projection,
     softmax,
+    strategies,
     tour,
 )
 from annotated_decoder.check import cross_attention as exercises
@@ -53,6 +54,7 @@ BY_HAND = [
     check.sharper_share,
     check.ended_share,
     check.cache_size,
+    check.winner_share,
     check.columns_in_effect,
     check.bytes_of_a_step,
 ]
@@ -71,6 +73,7 @@ CHECKERS = [
     *(check.masked_loss, check.drawn),
     *(check.say_all, check.write_batch),
     *(check.own_cache, check.moved_rows),
+    *(check.min_p, check.slots_apart),
     *(check.without_head, check.other_columns),
     *(check.to_whole, check.filled_part),
 ]
@@ -1272,6 +1275,73 @@ def test_right_answers_pass_in_caching():
     assert quietly(check.moved_rows, follow) and quietly(check.moved_rows, lambda *four: [*follow(*four)])
 
 
+# Those of Choosing the token.
+def min_p_of(logits, m, shares=lambda z: z.softmax(-1), best=lambda p: p.amax(-1, keepdim=True),
+             keeps=lambda enough, z: z.masked_fill(~enough, -torch.inf)):    # fmt: skip
+    p = shares(logits)
+    return keeps(p >= m * best(p), logits)
+
+
+def search_of(log_p, width, limit, copies=False, pays=0.0, keeps=True, skip=0, more=0, each=99, last=False):
+    beam = [([START], 0.0)] * (width if copies else 1)
+    for _ in range(limit + more):
+        candidates = []
+        for tokens, total in beam:
+            if tokens[-1] == END:
+                candidates += [(tokens, total - pays)] * keeps
+                continue
+            row = sorted(enumerate(log_p(tokens).tolist()), key=lambda pair: -pair[1])[:each]
+            candidates += [([*tokens, token], x + (0 if last else total)) for token, x in row]
+        beam = sorted(candidates, key=lambda pair: -pair[1])[skip : width + skip] or beam
+    return beam
+
+
+def mean_first(log_p, width, limit):
+    return sorted(search_of(log_p, width, limit), key=lambda pair: -pair[1] / len(pair[0]))
+
+
+CHOOSING = {
+    "a share": (check.winner_share, "half", 0, "expected one number"),
+    "a share of 1": (check.winner_share, 0.22, 1, "that is a share of 1; multiply by 100"),
+    "a beginning": (check.winner_share, 24, 2, "that is a beginning that has not ended"),
+    "the end's factor": (check.winner_share, 55, 2, "that is the last factor alone"),
+    "greedy's": (check.winner_share, 13.2, 3, "that is what greedy decoding writes"),
+    "a dropped one": (check.winner_share, 18, 3, "which was dropped"),
+    "a mask of tokens": (check.min_p, functools.partial(min_p_of, keeps=lambda enough, z: enough), 0, "floats"),
+    "one bar for all rows": (check.min_p, functools.partial(min_p_of, best=torch.max), 1, "rows unlike"),
+    "a fixed bar": (check.min_p, functools.partial(min_p_of, best=lambda p: 1.0), 2, "expected"),
+    "shares": (check.min_p, functools.partial(min_p_of, keeps=lambda enough, z: z.softmax(-1) * enough), 2, "expected"),
+    "1 - m": (check.min_p, lambda z, m: min_p_of(z, 1 - m), 3, "m = 0"),
+    "sigmoids": (check.min_p, functools.partial(min_p_of, shares=torch.sigmoid), 4, "+ 1"),
+    "a billion": (check.min_p, functools.partial(min_p_of, keeps=lambda enough, z: z.masked_fill(~enough, -1e9)), 5,
+                  "expected -inf"),
+    "half of ln m": (check.min_p, lambda z, m: min_p_of(z, m**0.5), 5, "m = 0.03"),
+    "a filter in place": (check.min_p, functools.partial(min_p_of, keeps=lambda enough, z: z.masked_fill_(
+        ~enough, -torch.inf)), 6, "logits was changed"),
+    "tokens without log p": (check.slots_apart, lambda *three: [t for t, _ in search_of(*three)], 0, "in pairs"),
+    "by their means": (check.slots_apart, mean_first, 0, "falling order"),
+    "no start": (check.slots_apart, lambda *three: [(t[1:], x) for t, x in search_of(*three)], 0, "start symbol first"),
+    "the second best": (check.slots_apart, functools.partial(search_of, skip=1), 1, "width 1"),
+    "the last step's log p": (check.slots_apart, functools.partial(search_of, last=True), 2, "for [1, "),
+    "an end that pays": (check.slots_apart, functools.partial(search_of, pays=0.01), 2, "for [1, "),
+    "three of a kind": (check.slots_apart, functools.partial(search_of, copies=True), 3, "came 3 times"),
+    "ended and gone": (check.slots_apart, functools.partial(search_of, keeps=False), 4, "exercise 1"),
+    "a step too many": (check.slots_apart, functools.partial(search_of, more=1), 5, "tokens were written"),
+    "two of each": (check.slots_apart, functools.partial(search_of, each=2), 6, "in place"),
+}  # fmt: skip
+STRATEGIES_LAWS = {check.winner_share: strategies.WINNER_SHARE, check.min_p: strategies.MIN_P,
+                   check.slots_apart: strategies.SLOTS_APART}    # fmt: skip
+
+
+def test_right_answers_pass_in_strategies():
+    for answer in (22, 22.0, "22", 40 * 0.55, torch.tensor(22.0)):
+        assert quietly(check.winner_share, answer)
+    assert quietly(check.min_p, min_p_of) and quietly(check.slots_apart, search_of)
+    assert quietly(check.min_p, lambda z, m: z.masked_fill(z < z.amax(-1, keepdim=True) + math.log(m), -torch.inf)
+                   if m else z.clone())    # fmt: skip
+    assert quietly(check.slots_apart, lambda *three: [(torch.tensor(t), torch.tensor(x)) for t, x in search_of(*three)])
+
+
 # Those of Looking inside.
 def less_one(attn, h, x, k, v, mask, silent=None, bias=True):
     heads = fused(attn.queries(x), k, v, mask).index_fill(
@@ -1349,6 +1419,7 @@ SLIPS = {
     "softmax": SOFTENING,
     "generation": TOGETHER,
     "caching": REMEMBERING,
+    "strategies": CHOOSING,
     "looking_inside": INSIDE,
     "fast_decoding": FAST,
 }
@@ -1365,6 +1436,7 @@ ALL_LAWS = {
     **SOFTMAX_LAWS,
     **GENERATION_LAWS,
     **CACHING_LAWS,
+    **STRATEGIES_LAWS,
     **INSIDE_LAWS,
     **FAST_LAWS,
 }

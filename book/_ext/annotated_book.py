@@ -111,7 +111,8 @@ ALSO_FOUND_UNDER = {
     "09_softmax": "cross-entropy, loss",
     "10_generation": "stop symbol, stop token, end of sequence, EOS, start symbol, BOS, inference loop",
     "11_caching": "KV cache, key-value cache",
-    "12_strategies": "beam, beam search, sampling, temperature, top-k, top-p, nucleus sampling, greedy",
+    "12_strategies": "beam, beam search, sampling, temperature, top-k, top-p, nucleus sampling, greedy, "
+    "length penalty, degeneration, repetition, min-p, exact search",
     "13_training": "teacher forcing, learning rate, optimizer, AdamW, Muon",
     "15_looking_inside": "interpretability, attention maps, alignment",
     "17_fast_decoding": "inference speed, quantization, int8, static cache, memory bandwidth, GQA, MQA",

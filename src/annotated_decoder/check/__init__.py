@@ -14,6 +14,7 @@ from .generation import ended_share, say_all, write_batch
 from .primer import descend, mean_surprise, slope, to_shares
 from .projection import best_tokens, tied_bytes, two_ends
 from .softmax import drawn, masked_loss, sharper_share
+from .strategies import min_p, slots_apart, winner_share
 from .tour import ends_here, say, write_out
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "sharper_share", "masked_loss", "drawn",
     "ended_share", "say_all", "write_batch",
     "cache_size", "own_cache", "moved_rows",
+    "winner_share", "min_p", "slots_apart",
     "columns_in_effect", "without_head", "other_columns",
     "bytes_of_a_step", "to_whole", "filled_part",
 ]  # fmt: skip
