@@ -14,6 +14,7 @@ from .primer import descend, mean_surprise, slope, to_shares
 from .projection import best_tokens, tied_bytes, two_ends
 from .softmax import drawn, masked_loss, sharper_share
 from .tour import ends_here, say, write_out
+from .training import least_loss, two_rows, validation_loss
 
 __all__ = [
     "ends_here", "say", "write_out",
@@ -29,5 +30,6 @@ __all__ = [
     "sharper_share", "masked_loss", "drawn",
     "ended_share", "say_all", "write_batch",
     "cache_size", "own_cache", "moved_rows",
+    "least_loss", "two_rows", "validation_loss",
     "bytes_of_a_step", "to_whole", "filled_part",
 ]  # fmt: skip
