@@ -19,7 +19,7 @@ from .decoder import Decoder, KeyValueCache, StackConfig
 from .embedding import Embedding
 from .encoder import Encoder, Source
 from .projection import Projection
-from .softmax import log_softmax, softmax
+from .softmax import log_softmax, softmax, wide
 
 # %% ../../notebooks/10_generation.ipynb #encoder-decoder
 class EncoderDecoder(nn.Module):
@@ -95,8 +95,8 @@ class Step:
 
     @property
     def log_probability(self) -> Float[Tensor, "batch"]:
-        "log p of each token, in nats and float64; 0 where the row had ended."
-        log_p = log_softmax(self.logits.double()).gather(-1, self.tokens[:, None])
+        "log p of each token, in nats; 0 where the row had ended."
+        log_p = log_softmax(wide(self.logits)).gather(-1, self.tokens[:, None])
         return torch.where(self.going, log_p[:, 0], 0.0)
 
 

@@ -7,7 +7,6 @@ __all__ = ['FOLDER_FILES', 'write_model', 'read_model', 'describe', 'build_model
            'find_device']
 
 # %% ../../../notebooks/trained/model_file.ipynb #imports
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
@@ -36,6 +34,7 @@ from annotated_decoder.pretrained.parts import (
 )
 from ..strategies import beam_search
 from .batches import Transcription, check_asked, in_order
+from .in_numpy import content_hash, read_arrays
 from .whole_files import check_target, replace_file
 from ..training import Example
 
@@ -43,18 +42,10 @@ from ..training import Example
 FOLDER_FILES = ("model.safetensors", "config.json")    # of a folder to be shared: a model file, and its header again
 
 
-def _digest(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    "SHA-256 of a model file's content: its JSON, and its tensors in the order of their names."
-    found = hashlib.sha256(json.dumps(about).encode())
-    for name in sorted(tensors):
-        found.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        found.update(tensors[name].flatten().view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
-
-
 def write_model(path: str | os.PathLike, about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     "A model file that has reached the disk; what was there before stays whole until the new one is."
-    header = json.dumps({**about, "sha256": _digest(about, tensors)})
+    sha256 = content_hash(about, {name: tensor.numpy() for name, tensor in tensors.items()})
+    header = json.dumps({**about, "sha256": sha256})
     replace_file(check_target(path), save(dict(tensors), metadata={"model": header}))
 
 # %% ../../../notebooks/trained/model_file.ipynb #read-model
@@ -67,16 +58,7 @@ def read_model(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tenso
     file = Path(path, FOLDER_FILES[0]) if folder else path
     if os.path.exists(path) and not os.path.isfile(file):
         raise ValueError(f"{file} is no file; give one that save() wrote, or a folder that save_folder() wrote")
-    try:
-        with safe_open(file, framework="pt") as opened:
-            about = json.loads((opened.metadata() or {}).get("model", "{}"))
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}
-    except (SafetensorError, ValueError, RecursionError) as error:    # the last: brackets without end
-        raise ValueError(f"{file} is no whole model file ({error}); get it anew") from error
-    if not isinstance(about, dict) or "sha256" not in about:
-        raise ValueError(f"{file} is no model of this book: its header has no 'model'; give a file that save() wrote")
-    if about.pop("sha256") != _digest(about, tensors):
-        raise ValueError(f"{file} is damaged: its content does not have the SHA-256 that it names; get the file anew")
+    about, arrays = read_arrays(file)
     config = Path(path, FOLDER_FILES[1])
     try:
         said = json.loads(config.read_bytes()) if folder and config.exists() else about
@@ -84,7 +66,7 @@ def read_model(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tenso
         raise ValueError(f"{config} is no JSON ({error}); get it anew, or delete it") from error
     if json.dumps(said, sort_keys=True) != json.dumps(about, sort_keys=True):
         raise ValueError(f"{config} says other things than the header of {FOLDER_FILES[0]}; get it anew, or delete it")
-    return about, tensors
+    return about, {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 # %% ../../../notebooks/trained/model_file.ipynb #describe
 def _half_at_most(tensor: Tensor) -> Tensor:
