@@ -34,11 +34,13 @@ from annotated_decoder.check import (
     softmax,
     strategies,
     tour,
+    training,
 )
 from annotated_decoder.check import cross_attention as exercises
 from annotated_decoder.check.laws import Broken, Tried, describe_error, law, must_equal, say_number, try_laws
 from annotated_decoder.encoder_outputs import END, PAD, START, pad
 from annotated_decoder.projection import Projection
+from annotated_decoder.softmax import cross_entropy
 
 BY_HAND = [
     check.ends_here,
@@ -55,6 +57,7 @@ BY_HAND = [
     check.ended_share,
     check.cache_size,
     check.winner_share,
+    check.least_loss,
     check.columns_in_effect,
     check.bytes_of_a_step,
 ]
@@ -74,6 +77,7 @@ CHECKERS = [
     *(check.say_all, check.write_batch),
     *(check.own_cache, check.moved_rows),
     *(check.min_p, check.slots_apart),
+    *(check.two_rows, check.validation_loss),
     *(check.without_head, check.other_columns),
     *(check.to_whole, check.filled_part),
 ]
@@ -1405,6 +1409,61 @@ def test_right_answers_pass_in_looking_inside():
     assert quietly(check.without_head, functools.partial(written_over, back=True))
 
 
+# Those of Training.
+def shifted(ids, mask, fills=True, start=START, first=0, at=None, rest=PAD):
+    ids = ids.masked_fill(~mask, rest) if fills else ids
+    lengths = mask.sum(1, keepdim=True) if at is None else torch.full((len(ids), 1), at)
+    inputs, targets = nn.functional.pad(ids, (1, 0), value=start), nn.functional.pad(ids, (0, 1), value=rest)
+    return inputs, targets.roll(-first, 1).scatter(1, lengths - first, END)
+
+
+def measured(model, batches, calm=True, weighs=lambda batch: batch.target_mask.sum(), loss=None):
+    model.train(not calm)
+    total = places = 0
+    for batch in batches:
+        logits = model(batch.source, batch.inputs, batch.source_mask)
+        found = (loss or cross_entropy)(logits, batch.targets, batch.target_mask)
+        total, places = total + weighs(batch) * found, places + weighs(batch)
+    return total / places
+
+
+LEARNING_SLIPS = {
+    "a word": (check.least_loss, "little", 0, "expected one number"),
+    "nothing": (check.least_loss, 0, 1, "that is no loss"),
+    "the toss-up": (check.least_loss, 1.1, 1, "that is of the one place"),
+    "no end symbol": (check.least_loss, 0.275, 2, "that is without the place of the end symbol"),
+    "of two": (check.least_loss, 0.139, 2, "that is a toss-up between two"),
+    "no end to it": (check.least_loss, math.inf, 1, "inf came"),
+    "inputs alone": (check.two_rows, lambda *two: shifted(*two)[0], 0, "expected inputs and targets"),
+    "as wide as before": (check.two_rows, lambda ids, mask: (ids, ids), 0, "shape (3, 5)"),
+    "not moved": (check.two_rows, lambda *two: (shifted(*two)[1],) * 2, 1, "the inputs are"),
+    "another start": (check.two_rows, lambda *two: shifted(*two, start=END), 1, "expected [1, 5"),
+    "moved twice": (check.two_rows, lambda *two: shifted(*two, first=1), 2, "the targets are"),
+    "the end in the last column": (check.two_rows, lambda *two: shifted(*two, at=4), 3, "expected [2]"),
+    "a padding of ends": (check.two_rows, lambda *two: shifted(*two, rest=END), 4, "expected [0, 0, 0]"),
+    "what stood there": (check.two_rows, lambda *two: shifted(*two, fills=False), 5, "a padding of sevens"),
+    "emptied": (check.two_rows, lambda ids, mask: (shifted(ids, mask), ids.zero_())[0], 6, "changed in place"),
+    "losses": (check.validation_loss, lambda model, batches: [1.0, 2.0], 0, "expected one number"),
+    "in training": (check.validation_loss, lambda *two: measured(*two, calm=False), 1, "a model with dropout"),
+    "a mean of means": (check.validation_loss, lambda *two: measured(*two, weighs=lambda batch: 1), 2, "(1, 5) words"),
+    "by words": (check.validation_loss, lambda *two: measured(*two, weighs=lambda batch: len(batch.source)), 2, "words"),
+    "padding, too": (check.validation_loss, lambda *two: measured(
+        *two, loss=lambda logits, targets, mask: cross_entropy(logits, targets)), 2, "words"),
+    "smoothed": (check.validation_loss, lambda *two: measured(
+        *two, loss=lambda *three: cross_entropy(*three, 0.1)), 3, "one batch of six words"),
+}  # fmt: skip
+TRAINING_LAWS = {check.least_loss: training.LEAST_LOSS, check.two_rows: training.TWO_ROWS,
+                 check.validation_loss: training.VALIDATION_LOSS}    # fmt: skip
+
+
+def test_right_answers_pass_in_training():
+    for answer in (0.22, "0.22", math.log(3) / 5, torch.tensor(0.2197)):
+        assert quietly(check.least_loss, answer)
+    assert quietly(check.two_rows, shifted) and quietly(check.two_rows, lambda *two: [*shifted(*two)])
+    assert quietly(check.validation_loss, measured)
+    assert quietly(check.validation_loss, lambda *two: measured(*two).item())
+
+
 # All slips of these pages.
 SLIPS = {
     "tour": TOUR,
@@ -1420,6 +1479,7 @@ SLIPS = {
     "generation": TOGETHER,
     "caching": REMEMBERING,
     "strategies": CHOOSING,
+    "training": LEARNING_SLIPS,
     "looking_inside": INSIDE,
     "fast_decoding": FAST,
 }
@@ -1437,6 +1497,7 @@ ALL_LAWS = {
     **GENERATION_LAWS,
     **CACHING_LAWS,
     **STRATEGIES_LAWS,
+    **TRAINING_LAWS,
     **INSIDE_LAWS,
     **FAST_LAWS,
 }
