@@ -5,17 +5,22 @@ cannot be computed with the inputs.
 """
 
 import contextlib
+from types import SimpleNamespace
 
 import pytest
 import torch
 from small import ids, mask, model
 from speller import small_pronouncer
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from annotated_decoder import generation, strategies
 from annotated_decoder.caching import Cache
 from annotated_decoder.fast_decoding import StaticCache, fast
 from annotated_decoder.generation import generate, generate_steps
 from annotated_decoder.looking_inside import record_attention
 from annotated_decoder.pretrained.translating import Translator
+from annotated_decoder.softmax import wide
 from annotated_decoder.strategies import beam_search, sampler
 from annotated_decoder.trained import model_file
 from annotated_decoder.trained.model_file import find_device
@@ -48,6 +53,33 @@ WAYS = {
 
 def as_lists(found):
     return [each.tolist() if isinstance(each, torch.Tensor) else each for each in found]
+
+
+class Narrow(TorchDispatchMode):
+    "A device without double precision."
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **kwargs or {})
+        for made in tree_leaves(found):
+            assert not isinstance(made, torch.Tensor) or made.dtype != torch.float64, f"{function} made a float64"
+        return found
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_double_precision_is_asked_for_by_one_function_alone(way, monkeypatch):
+    made = model(dtype=torch.float32)
+    for module in (generation, strategies):
+        monkeypatch.setattr(module, "wide", torch.Tensor.float)
+    with Narrow():
+        WAYS[way](made)
+
+
+def test_wide_is_double_but_on_apples_chips():
+    class There(torch.Tensor):
+        device = SimpleNamespace(type="mps")
+
+    assert wide(torch.ones(2)).dtype == torch.float64
+    assert wide(torch.ones(2).as_subclass(There)).dtype == torch.float32
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -18,7 +18,7 @@ from torch import Tensor
 from .caching import Cache
 from .encoder import Source
 from .generation import EncoderDecoder, Request, Rows, check_allowed
-from .softmax import log_softmax, softmax
+from .softmax import log_softmax, softmax, wide
 
 # %% ../../notebooks/12_strategies.ipynb #hypothesis
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ class Beam(Rows):
             self.memory_mask = source_mask.repeat_interleave(width, 0)
         batch, on = len(source), source.device
         self.source = torch.arange(batch, device=on)[:, None]            # (b 1)
-        self.total = torch.zeros(batch, width, dtype=torch.float64, device=on)
+        self.total = wide(torch.zeros(batch, width, device=on))
         self.total[:, 1:] = -torch.inf    # at first all slots hold one start
 
     def candidates(self) -> Float[Tensor, "batch width vocab"]:
         "Σ log p of every slot with every next token; −inf where it may not come."
-        log_p = self.allowed(log_softmax(self.logits().double()))
+        log_p = self.allowed(log_softmax(wide(self.logits())))
         return self.total[..., None] + log_p.unflatten(0, (-1, self.width))
 
     def go_on(
@@ -132,7 +132,7 @@ def beam_search(
         candidates[finished, pad_id] = beam.total[finished]
         check_allowed(candidates.flatten(1), finished.all(1))
         lengths = lengths + ~finished
-        scores = candidates / lengths[..., None].double() ** length_penalty
+        scores = candidates / wide(lengths[..., None]) ** length_penalty
         slot, token = best_places(scores, width)               # (b w) twice
         beam.go_on(slot, token, candidates[beam.source, slot, token])
         lengths = lengths.gather(1, slot)
