@@ -34,7 +34,8 @@ _ENDED = {
     "the sequence a a </s>, whose beginning was dropped": 5.4,
 }  # fmt: skip
 _SLIPS = {
-    **_ENDED, "a beginning that has not ended, a b": 24.0, "the last factor alone": 55.0, "the first factor alone": 40.0,
+    **_ENDED, "a beginning that has not ended, a b": 24.0, "the last factor alone": 55.0,
+    "the first factor alone": 40.0,
     "a share of 1; multiply by 100": 0.22, "the first two factors added": 95.0, "a b a, which has not ended": 10.8,
 }  # fmt: skip
 
@@ -45,7 +46,8 @@ WINNER_SHARE = (
                "A share of 1 becomes percent by a factor.", "100 * … * …"),
     number_law("of a sequence that has ended", lambda n: any(abs(n - each) < 0.01 for each in (22.0, *_ENDED.values())),
                _SLIPS, "Does your winner have its end symbol?",
-               "The end is a factor like any other, after a 0.3 and after b 0.55.", "b, and then its end: 100 * 0.4 * …"),
+               "The end is a factor like any other, after a 0.3 and after b 0.55.",
+               "b, and then its end: 100 * 0.4 * …"),
     number_law("the one that a beam of width 2 finds", lambda n: abs(n - 22) < 0.01, _SLIPS,
                "Which two of the five candidates stay after step 2?",
                "One of the two has ended. It goes on at no cost, and competes with what the other becomes.",
@@ -90,7 +92,8 @@ def _all(yours):
      "Take the maximum along the last dimension only.", "shares.amax(-1, keepdim=True)")  # fmt: skip
 def _alone(yours):
     logits = table(3, 5) * torch.tensor([[0.2], [1.0], [3.0]]).double()
-    must_equal(yours(logits, 0.3), torch.cat([yours(row[None], 0.3) for row in logits]), "rows unlike each other, m = 0.3")
+    alone = torch.cat([yours(row[None], 0.3) for row in logits])
+    must_equal(yours(logits, 0.3), alone, "rows unlike each other, m = 0.3")
 
 # %% ../../../notebooks/check/strategies.ipynb #min-laws-2
 @law("all logits raised by 1 keep the same tokens", "m compares probabilities; what are logits?",
@@ -100,7 +103,8 @@ def _shifted(yours):
 
 
 @law("the others are −∞, at each m", "Which tokens go?",
-     "Those whose share is less than m times the largest share of their row.", "logits.masked_fill(~enough, -torch.inf)")  # fmt: skip
+     "Those whose share is less than m times the largest share of their row.",
+     "logits.masked_fill(~enough, -torch.inf)")  # fmt: skip
 def _exact(yours):
     for m in (0.03, 0.11, 0.47):
         must_equal(yours(table(4, 6, seed=1), m), _filtered(table(4, 6, seed=1), m), f"table(4, 6, seed=1), m = {m}")
