@@ -1446,7 +1446,7 @@ LEARNING_SLIPS = {
     "losses": (check.validation_loss, lambda model, batches: [1.0, 2.0], 0, "expected one number"),
     "in training": (check.validation_loss, lambda *two: measured(*two, calm=False), 1, "a model with dropout"),
     "a mean of means": (check.validation_loss, lambda *two: measured(*two, weighs=lambda batch: 1), 2, "(1, 5) words"),
-    "by words": (check.validation_loss, lambda *two: measured(*two, weighs=lambda batch: len(batch.source)), 2, "words"),
+    "by words": (check.validation_loss, lambda *two: measured(*two, weighs=lambda b: len(b.source)), 2, "words"),
     "padding, too": (check.validation_loss, lambda *two: measured(
         *two, loss=lambda logits, targets, mask: cross_entropy(logits, targets)), 2, "words"),
     "smoothed": (check.validation_loss, lambda *two: measured(
