@@ -34,6 +34,8 @@ def test_every_page_of_the_contents_is_looked_at():
 def fits(tab, width):
     "Nothing is wider than the page, or has to be scrolled sideways to be read; each drawing says what it shows."
     assert (found := tab.evaluate("document.documentElement.scrollWidth")) <= width, f"the page is {found} px wide"
+    tab.evaluate("""for (const fold of document.querySelectorAll("article details"))
+      if (fold.querySelector("svg[role=img]")) fold.open = true;""")    # an answer may be a drawing
     # A piece's own pictures are told by its status line, which tests/pages/test_interactive.py listens to.
     diagrams = tab.locator("article svg[role=img]:not(.annotated-piece svg)").evaluate_all("""all => all.map(svg => {
       const [own, box] = [svg.getBoundingClientRect(), svg.parentElement.getBoundingClientRect()];
