@@ -70,6 +70,7 @@ def test_a_typed_word_is_said_as_the_package_says_it(opened, typed):
     plain = typed.lower().replace("ï", "i")
     wait_for(tab, root, plain)
     assert said(root) == [*pronounce(plain), "</s>"]
+    assert ("“ï” as “i”" in root.get_by_role("alert").inner_text()) == ("ï" in typed)
     p = torch.tensor(record_run(pronouncer(), plain)[-1]["logits"]).softmax(-1)[END]
     assert f"probability {p:.2f}" in root.get_by_role("status").inner_text() and complaints == []
 
@@ -176,9 +177,34 @@ def test_what_cannot_be_said_is_answered_beside_the_box_and_the_last_word_stays(
         say(root, word)
         tab.wait_for_timeout(50)
         assert sentence in root.get_by_role("alert").inner_text() and said(root) == before, word
+        assert "“cat”" in root.get_by_role("alert").inner_text() and root.locator(".scene[data-old]").count() == 1
     say(root, "dog")
     wait_for(tab, root, "dog")
-    assert root.get_by_role("alert").inner_text() == "" and complaints == []
+    assert root.get_by_role("alert").inner_text() == "" and root.locator("[data-old]").count() == 0 and complaints == []
+
+
+def test_the_words_to_choose_from_and_the_box_agree_on_which_is_said(opened):
+    tab, root, _, _ = opened()
+    pressed = root.locator(".words [aria-pressed=true]")
+    assert pressed.all_inner_texts() == ["nebulizing"]
+    say(root, "cat")
+    wait_for(tab, root, "cat")
+    assert pressed.count() == 0
+    root.locator(".words").get_by_text("daughter").click()
+    wait_for(tab, root, "daughter")
+    assert pressed.all_inner_texts() == ["daughter"] and root.get_by_label("a word").input_value() == ""
+
+
+def test_an_edge_fades_where_more_is_behind_it(opened):
+    tab, root, _, _ = opened(viewport={"width": 390, "height": 900})
+    say(root, "internationalization")
+    wait_for(tab, root, "internationalization")
+    box = root.locator(".scroll").first
+    edges = "box => ['left', 'right'].map(side => parseFloat(box.style.getPropertyValue(`--${side}`)) > 0)"
+    for name, fades in {"first": [False, True], "last": [True, False]}.items():
+        root.get_by_role("button", name=name).click()
+        box.evaluate("(box, name) => { box.scrollLeft = name === 'first' ? 0 : box.scrollWidth; }", name)
+        wait_until(tab, lambda fades=fades: box.evaluate(edges) == fades)
 
 
 def test_a_new_word_cancels_one_that_waits_for_the_model(opened):
@@ -226,7 +252,7 @@ def test_without_its_files_a_sentence_says_so_and_the_recorded_words_play(opened
     alert = root.get_by_role("alert")
     tab.wait_for_function("document.querySelector('[role=alert]').textContent")
     assert "could not be loaded (the server answers 404)" in alert.inner_text()
-    root.locator("form select").select_option(label="read")
+    root.get_by_role("button", name="read", exact=True).click()
     assert said(root)[0] == "R"
     tab.unroute("**/pronouncer.safetensors")
     say(root, "cat")    # and the next try asks again
@@ -236,7 +262,7 @@ def test_without_its_files_a_sentence_says_so_and_the_recorded_words_play(opened
 def test_a_page_opened_from_the_disk_plays_the_recorded_words(opened):
     tab, root, complaints, asked = opened(site=HTML.as_uri() + "/")
     assert root.get_by_label("a word").count() == 0 and not set(FILES) & set(asked)
-    root.get_by_label("word").select_option(label="read")
+    root.get_by_role("button", name="read", exact=True).click()
     root.get_by_role("button", name="first").click()
     root.get_by_role("button", name="next").click()
     root.locator(".candidate", has_text="EH1").click()

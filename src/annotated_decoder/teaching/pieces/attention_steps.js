@@ -4,7 +4,7 @@ const most = (row) => row.indexOf(Math.max(...row));
 const mean = (rows) => rows[0].map((_, i) => rows.reduce((sum, row) => sum + row[i], 0) / rows.length);
 const average = (heads) => mean(heads.map((rows) => rows[at]));
 const said = el("p", { class: "said" }), line = status();
-const table = el("table"), box = el("div", { class: "scroll", tabindex: 0, role: "region" }, table);
+const table = el("table"), box = scroll({}, table);
 
 const cell = (weight, i, row) => el("td",
   { class: i === most(row) ? "most" : null, title: `${word.source[i]}: ${weight.toFixed(2)}` },

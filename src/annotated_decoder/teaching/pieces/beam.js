@@ -30,7 +30,7 @@ const lead = (steps) => {
 };
 
 const line = status(), tree = el("div", { class: "tree" });
-const box = el("div", { class: "scroll", tabindex: 0, role: "region" }, tree);
+const box = scroll({}, tree);
 const toEnd = () => { box.scrollLeft = box.scrollWidth; };          // the newest step is in sight
 
 const node = (each, place, lit, last) => {

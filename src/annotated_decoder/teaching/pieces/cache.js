@@ -10,7 +10,7 @@ const sofar = (way, key, n = at) => key === "bytes"                  // what is 
   ? word[way][n].bytes : word[way].slice(0, n + 1).reduce((sum, step) => sum + step[key], 0);
 const line = status(), sides = el("div", { class: "sides" });
 const sums = el("table", { class: "sums" });
-const rows = el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "What was counted" }, sums);
+const rows = scroll({ "aria-label": "What was counted" }, sums);
 
 // A position's key or value: still to come, made at this step, or kept from one before.
 const cell = (state) => el("td", { class: state },
@@ -20,7 +20,7 @@ const strip = (title, where, tokens, state) => [
   el("p", { class: "name" }, title),
   el("div", { class: "strip" },
     el("div", { class: "rows", "aria-hidden": "true" }, el("span", null, "key"), el("span", null, "value")),
-    el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `Keys and values ${title}, ${where}` },
+    scroll({ "aria-label": `Keys and values ${title}, ${where}` },
       el("table", null,
         el("thead", null, el("tr", null, el("td", { class: "unseen" }),
           ...tokens.map((text) => el("th", { scope: "col" }, text)))),

@@ -13,7 +13,7 @@ const level = (p) => {
 
 // The house: a line for each storey, the highest first; a storey is empty until it is reached.
 const house = el("table", { class: "house" });
-const box = el("div", { class: "scroll", tabindex: 0, role: "region" }, house);
+const box = scroll({}, house);
 const drawStorey = (storey, i) => {
   const [layer, name] = storeys[i], [answer, p] = best(storey);
   const floors = storeys.filter(([other]) => other === layer).length;

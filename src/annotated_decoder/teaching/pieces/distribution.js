@@ -92,6 +92,6 @@ const legend = el("p", { class: "legend" }, "A solid bar is what a draw goes by,
 stage.append(el("div", { class: "controls" }, steps), el("div", { class: "controls" }, heat, most, mass,
   el("button", { type: "button", onclick: start }, "back to the model's own"),
   el("button", { type: "button", onclick: throwDice }, "draw twelve")), drawn,
-  el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "The candidates of this step" }, table),
+  scroll({ "aria-label": "The candidates of this step" }, table),
   legend, said);
 start();

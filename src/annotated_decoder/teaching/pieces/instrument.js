@@ -6,7 +6,7 @@ const live = Boolean(data.live && book && location.protocol.startsWith("http"));
 const motion = () => !matchMedia("(prefers-reduced-motion: reduce)").matches;
 const largest = (row) => row.indexOf(Math.max(...row));
 const mean = (rows) => rows[0].map((_, i) => rows.reduce((sum, row) => sum + row[i], 0) / rows.length);
-const shown = (p) => (p < 0.005 ? "<0.01" : p.toFixed(2));
+const shown = (p) => (p < 0.0005 ? "<0.001" : p.toFixed(p < 0.005 ? 3 : 2));
 const softmax = (logits) => {
   const most = Math.max(...logits), powers = logits.map((z) => Math.exp((z - most) / (temperature || 1)));
   const sum = powers.reduce((all, power) => all + power, 0);
@@ -50,10 +50,19 @@ const ask = async (text) => {
   answer.textContent = "";
   try {
     await fetchModel();
-    if (mine === asked) begin({ name: text.trim(), letters: model.net.lettersOf(text) }, motion());
+    if (mine !== asked) return;
+    begin({ name: text.trim(), letters: model.net.lettersOf(text) }, motion());
+    answer.textContent = readAs(text);
   } catch (error) {
-    if (mine === asked) answer.textContent = error.message;
+    if (mine !== asked) return;
+    scene.dataset.old = "";
+    answer.textContent = `${error.message} Below still stands “${word.name}”.`;
   }
+};
+const readAs = (text) => {                                            // what the model cannot see of a letter is said
+  const signs = new Set(text.normalize("NFC").toLowerCase()), plain = (sign) => sign.normalize("NFD").replace(/\p{M}/gu, "");
+  const pairs = [...signs].filter((sign) => plain(sign) !== sign).map((sign) => `“${sign}” as “${plain(sign)}”`);
+  return pairs.length ? `The model knows no accents: it reads ${pairs.join(" and ")}.` : "";
 };
 
 // ---- The voice: fetched when someone wants to hear what the model says, and not what the spelling would say ----
@@ -122,6 +131,8 @@ const again = () => {
 const begin = (next, moving) => {
   stop();
   [word, forced, covered, at, told] = [next, [], [], 0, false];
+  delete scene.dataset.old;
+  for (const one of words.querySelectorAll("button")) one.setAttribute("aria-pressed", one.textContent === word.name);
   again();
   if (moving) start(); else walk.go(run.steps.length);
 };
@@ -209,7 +220,7 @@ const drawTable = () => {
     return td;
   };
   table.replaceChildren(el("caption", null, `Cross-attention, ${viewName(view)}`),
-    el("thead", null, el("tr", null, ...["says", "p", ...run.source].map(heading))),
+    el("thead", null, el("tr", null, ...["token", "probability", ...run.source].map(heading))),
     el("tbody", null, ...run.steps.map((step) => el("tr", null, el("th", { scope: "row" }, name(step.token)),
       el("td", null, shown(softmax(step.logits)[step.token])), ...looked(step).map(cell)))));
 };
@@ -259,7 +270,7 @@ for (const part of [walk, candidates]) {
   for (const event of ["pointerdown", "keydown"]) part.addEventListener(event, byHand);
 }
 const hearing = button(["hear it"], hear, { class: "hear" });
-walk.append(play, ...(data.live && book ? [hearing] : []));
+walk.append(el("span", { class: "control" }, play, ...(data.live && book ? [hearing] : [])));
 const PACES = { slowly: 1500, steadily: 800, quickly: 300 };        // milliseconds a step
 const paces = choice("pace", Object.keys(PACES), (i) => { pace = Object.keys(PACES)[i]; label(); });
 const views = [[null, null]];
@@ -274,30 +285,33 @@ const undo = button(["undo what I changed"], () => {
   play.focus();
 });
 const more = el("details", null, el("summary", null, "Pace, arcs and temperature"),
-  el("div", { class: "controls" }, paces, arcsOf, heat));
+  el("div", { class: "controls" }, paces, arcsOf, heat), el("p", { class: "legend" }, "Every layer looks at the letters "
+    + "with several heads. At temperature 0 the most probable is taken; above it a token is drawn, the hotter the wilder."));
 const settings = el("div", { class: "controls" }, more);
 const box = el("input",
   { type: "text", autocomplete: "off", autocapitalize: "none", spellcheck: "false", maxlength: 80 });
 box.addEventListener("input", () => fetchModel().catch((error) => { answer.textContent = error.message; }));
-const words = choice(live ? "or" : "word", data.words.map((each) => each.name), (i) => {
+const examples = data.words.map((each) => button([each.name], () => {
   asked++;
-  begin(data.words[i], false);
-});
+  box.value = answer.textContent = "";
+  begin(each, false);
+}, { "aria-pressed": each === word }));
+const words = el("div", { class: "control words", role: "group", "aria-label": "words" },
+  live ? "or" : "word", ...examples);
 const typing = live
   ? [el("label", { class: "control" }, "a word", box), el("button", { type: "submit" }, "say it")] : [];
 const submitted = (event) => { event.preventDefault(); ask(box.value); };
 const form = el("form", { class: "controls", onsubmit: submitted }, ...typing, words, progress);
 const legend = el("p", { class: "legend" }, `${[
   "Square tiles are letters, round ones sounds.",
-  Object.keys(data.as_in).length ? "A digit is a vowel's stress: 1 is strong, 2 weaker, 0 none." : "",
+  Object.keys(data.as_in).length
+    ? "Sounds are written in ARPAbet; a digit is a vowel's stress: 1 strong, 2 weaker, 0 none." : "",
   `${data.end} is the end of the word.`,
-  "An arc is the thicker, the more a sound looks at a letter.",
+  "The thicker an arc, the more that sound looks at that letter.",
 ].filter(Boolean).join(" ")} `, todo("Press another candidate, and see what would follow."
-  + (live ? " Press a letter of a word that you typed, to cover it." : "")));
-const scroll = (label, inside) =>
-  el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": label }, inside);
-stage.append(form, answer, scroll("letters, arcs and sounds", scene), walk, candidates, settings, line, legend,
-  el("details", null, el("summary", null, "All steps as a table"), scroll("all steps as a table", table)));
+  + (live ? " In a word that you typed, press a letter to cover it." : "")));
+stage.append(form, answer, scroll({ "aria-label": "letters, arcs and sounds" }, scene), walk, candidates, settings, line, legend,
+  el("details", null, el("summary", null, "All steps as a table"), scroll({ "aria-label": "all steps as a table" }, table)));
 paces.querySelector("select").selectedIndex = 1;
 arcsOf.querySelector("select").selectedIndex = data.layer === null ? 0 : data.layer + 1;
 label();

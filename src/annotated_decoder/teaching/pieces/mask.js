@@ -114,14 +114,13 @@ const draw = () => {
 const presets = Object.fromEntries(Object.entries(PRESETS).map(([preset, is]) =>
   [preset, el("button", { type: "button", onclick: () => { mask = square(is); draw(); } }, preset)]));
 const depth = slider("layers", { min: 1, max: 4 }, String, (n) => { layers = n; draw(); });
-const scroll = (label, inside, more) =>
-  el("div", { class: "scroll", role: "region", "aria-label": label, ...more }, inside);
 const legend = el("p", { class: "legend" },
   todo("Press a cell to let a position look there, or not; a mouse that is held paints. "),
   "• reaches the output. ! is a leak, a later token; where it is yellow, the very token that the position "
   + "should predict. "
   + "A position's own token always reaches its output: it makes the query.");
 stage.append(el("div", { class: "controls" }, ...Object.values(presets), depth),
-  el("div", { class: "pair" }, scroll("the mask", grid), scroll("what reaches each output", reach, { tabindex: 0 })),
+  el("div", { class: "pair" }, scroll({ "aria-label": "the mask", tabindex: null }, grid),
+    scroll({ "aria-label": "what reaches each output" }, reach)),
   legend, said);
 depth.move();

@@ -115,9 +115,8 @@ const legend = el("p", { class: "legend" }, `Vectors have ${data.width} dimensio
   todo("Drag the tip of the query, or move the sliders. "), "A dashed line ends at a key's shadow on the line of the query: "
   + `the score is shadow times length, divided by √${data.width}. `
   + "A value's dot grows with its weight; the thick arrow is the average.");
-const region = { class: "scroll", tabindex: 0, role: "region", "aria-label": "scores, weights and values" };
 const controls = el("div", { class: "controls" }, turn, stretch, divide);
 stage.append(controls, el("div", { class: "planes" }, left.node, right.node), legend,
-  el("div", region, table), said);
+  scroll({ "aria-label": "scores, weights and values" }, table), said);
 turn.move();
 stretch.move();

@@ -3,8 +3,7 @@ const wide = 100, tall = 36, { moments, losses } = data, steps = data.steps;
 const x = (step) => wide * step / steps;
 const y = (loss) => tall * (1 - loss / data.most);
 const line = status(), now = el("svg:g"), said = el("table", { class: "said" }), bars = el("div", { class: "bars" });
-const told = el("div",
-  { class: "scroll", tabindex: 0, role: "region", "aria-label": "The words, as they are said" }, said);
+const told = scroll({ "aria-label": "The words, as they are said" }, said);
 
 const curve = losses.map(([step, loss]) => `${x(step)},${y(loss)}`).join(" ");
 const fall = `from ${losses[0][1].toFixed(1)} to ${losses.at(-1)[1].toFixed(1)}`;

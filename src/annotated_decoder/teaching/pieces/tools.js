@@ -29,6 +29,21 @@ const toggle = (label, change) => {
   return el("label", { class: "control" }, box, label);
 };
 
+// A box that scrolls to the side where what is in it is wide; an edge behind which there is more fades.
+const scroll = (attributes, inside) => {
+  const box = el("div", { class: "scroll", tabindex: 0, role: "region", ...attributes }, inside);
+  const fade = () => {
+    const { scrollLeft: left, scrollWidth, clientWidth } = box;
+    for (const [side, hidden] of Object.entries({ left, right: scrollWidth - clientWidth - left })) {
+      box.style.setProperty(`--${side}`, hidden > 4 ? "2.5rem" : "0px");
+    }
+  };
+  box.addEventListener("scroll", fade);
+  const observer = new ResizeObserver(fade);
+  for (const one of [box, inside]) observer.observe(one);
+  return box;
+};
+
 // A slider; words(value) stands beside it and is read aloud; change(value). Call its move() once to begin.
 const slider = (label, { min, max, step = 1, value = min }, words, change) => {
   const shown = el("span", { "aria-hidden": "true", class: "value" });
