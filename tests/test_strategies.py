@@ -28,7 +28,7 @@ from torch.testing import assert_close
 from annotated_decoder.caching import Cache
 from annotated_decoder.encoder_outputs import END, PAD
 from annotated_decoder.generation import EncoderDecoder, generate, generate_steps
-from annotated_decoder.strategies import beam_search, best_places, sampler, top_k, top_p
+from annotated_decoder.strategies import beam_search, highest, sampler, top_k, top_p
 
 # Few distinct values, so that equals are common.
 tied_logits = st.builds(
@@ -322,7 +322,8 @@ some_scores = st.lists(st.sampled_from([-2.0, 0.0, 0.5, 3.0, float("-inf"), floa
 
 
 @given(st.lists(some_scores, min_size=1, max_size=3), st.integers(1, 8))
-def test_the_best_places_are_those_of_a_whole_stable_sort(rows, k):
+def test_the_highest_are_those_of_a_whole_stable_sort(rows, k):
     scores = torch.tensor(rows)
-    slot, token = best_places(scores.unflatten(1, (2, 4)), k)
-    assert torch.equal(4 * slot + token, scores.argsort(dim=-1, descending=True, stable=True)[:, :k])
+    best, place = highest(scores, k)
+    assert torch.equal(place, scores.argsort(dim=-1, descending=True, stable=True)[:, :k])
+    assert torch.equal(best.nan_to_num(9.0), scores.gather(1, place).nan_to_num(9.0))

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..encoder import Source
 from ..encoder_outputs import END
 from ..generation import EncoderDecoder, Request, check_allowed
-from ..strategies import Beam, Hypothesis, best_places
+from ..strategies import Beam, Hypothesis, highest
 
 # %% ../../../notebooks/pretrained/rules.ipynb #repeats
 def _repeats(
@@ -168,11 +168,12 @@ def pooled_beam_search(
     rule = width, length_penalty, early_stopping, beam.limit
     pools = [Pool(*rule) for _ in source]
     for n in range(1, beam.limit + 1):
-        candidates = beam.candidates()                              # (b w v)
+        total, token = beam.candidates(2 * width)           # (b w k); half may end
         filled = torch.tensor([bool(pool.hypotheses) for pool in pools])
-        check_allowed(candidates.flatten(1), filled.to(source.device))
-        slot, token = best_places(candidates, 2 * width)    # (b 2w), half may end
-        total = candidates[beam.source, slot, token]
+        check_allowed(total.flatten(1), filled.to(source.device))
+        _, place = highest(total.flatten(1), 2 * width)                     # (b 2w)
+        slot = place // token.shape[-1]
+        token, total = (x.flatten(1).gather(1, place) for x in (token, total))
         ended = (token == end_id) | (n == beam.limit)
         for row, place in ended[:, :width].nonzero().tolist():
             said = beam.said[row, slot[row, place]].tolist()
