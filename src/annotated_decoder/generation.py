@@ -248,10 +248,11 @@ def generate_steps(
     finished = torch.zeros(len(source), dtype=torch.bool, device=source.device)
     for position in range(rows.limit):
         going = ~finished
-        logits = rows.logits()
-        allowed = rows.allowed(logits)
-        check_allowed(allowed, finished)
-        allowed = allowed.where(going[:, None], logits)    # ended: all may come
+        logits = allowed = rows.logits()
+        if rows.constrain is not None:
+            allowed = rows.allowed(logits)
+            check_allowed(allowed, finished)
+            allowed = allowed.where(going[:, None], logits)    # ended: all may come
         chosen = torch.where(going, choose(allowed), config.pad_id)
         finished = finished | (chosen == config.end_id)
         yield Step(position, chosen, logits, going, finished)
