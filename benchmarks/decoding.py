@@ -47,6 +47,7 @@ RATIOS = {    # ours over theirs
     "fast / transformers": ("fast", "transformers"), "int8 / transformers": ("int8", "transformers"),
     "fast / CTranslate2": ("fast", "CTranslate2"), "int8 / CTranslate2 int8": ("int8", "CTranslate2 int8"),
     "fast / plain": ("fast", "plain"), "int8 / plain": ("int8", "plain"),
+    "NumPy / CTranslate2": ("NumPy", "CTranslate2"),
 }  # fmt: skip
 
 
@@ -254,8 +255,8 @@ def main() -> None:
         print("CTranslate2 is left out: it is not installed (pip install --no-deps ctranslate2==4.8.5)")
     versions = {"transformers": __import__("transformers").__version__}
     versions |= {"CTranslate2": ctranslate2.__version__} if ctranslate2 else {}
-    result = {"machine": machine().split(", ")[0], "date": date.today().isoformat(),
-              "torch": torch.__version__, **versions, "source_tokens": SOURCE, "written": WRITTEN, "translator": [], "pronunciation": []}    # fmt: skip
+    result = {"machine": machine().split(", ")[0], "date": date.today().isoformat(), "torch": torch.__version__}
+    result |= versions | {"source_tokens": SOURCE, "written": WRITTEN, "translator": [], "pronunciation": []}
     words = [word for word in read_cmudict() if split_of(word) == "validation"][: args.words]
     with tempfile.TemporaryDirectory() as folder:
         model = Translator(args.layers, args.vocabulary, folder)
