@@ -12,6 +12,25 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+# %% ../../notebooks/09_softmax.ipynb #refused
+def _above_zero(temperature: float, dtype: torch.dtype) -> float:
+    "The temperature, but no smaller than what a dtype can tell from 0; ValueError if it is not above 0."
+    if not temperature > 0:
+        wanted = "it must be above 0 (for 0, take the argmax)"
+        raise ValueError(f"temperature is {temperature}; {wanted}")
+    return max(temperature, torch.finfo(dtype).tiny)
+
+
+def _check_loss(targets: Tensor, mask: Tensor | None, smoothing: float) -> None:
+    "ValueError for a mask that does not fit its targets, and for smoothing outside [0, 1)."
+    if not 0 <= smoothing < 1:
+        wanted = "it must be at least 0 and below 1"
+        raise ValueError(f"smoothing is {smoothing}; {wanted}")
+    if mask is not None and (mask.dtype != torch.bool or mask.shape != targets.shape):
+        given = f"{mask.dtype} of shape {tuple(mask.shape)}"
+        wanted = f"torch.bool of shape {tuple(targets.shape)}, True to count"
+        raise ValueError(f"the mask is {given}; give {wanted}")
+
 # %% ../../notebooks/09_softmax.ipynb #softmax
 def softmax(
     logits: Float[Tensor, "*batch vocab"], temperature: float = 1.0
@@ -21,12 +40,9 @@ def softmax(
     Raises ValueError for a temperature that is not above 0.
     Chapter *Softmax*.
     """
-    if not temperature > 0:
-        wanted = "it must be above 0 (for 0, take the argmax)"
-        raise ValueError(f"temperature is {temperature}; {wanted}")
-    least = torch.finfo(logits.dtype).tiny    # a smaller one would round to 0
+    temperature = _above_zero(temperature, logits.dtype)
     shifted = logits - logits.amax(-1, keepdim=True)
-    return (shifted / max(temperature, least)).softmax(-1)
+    return (shifted / temperature).softmax(-1)
 
 # %% ../../notebooks/09_softmax.ipynb #log-softmax
 def log_softmax(
@@ -38,7 +54,7 @@ def log_softmax(
     """
     return logits.log_softmax(-1)
 
-
+# %% ../../notebooks/09_softmax.ipynb #wide
 def wide(x: Tensor) -> Tensor:
     "In float64, for long sums; in float32 where a device has no more (mps)."
     return x.float() if x.device.type == "mps" else x.double()
@@ -56,14 +72,9 @@ def cross_entropy(
     An average over nothing is NaN. Raises ValueError for a mask that does not fit,
     and for smoothing outside [0, 1). Chapter *Softmax*; Szegedy et al. 2016.
     """
-    if not 0 <= smoothing < 1:
-        wanted = "it must be at least 0 and below 1"
-        raise ValueError(f"smoothing is {smoothing}; {wanted}")
+    _check_loss(targets, mask, smoothing)
     if mask is not None:
-        if mask.dtype != torch.bool or mask.shape != targets.shape:
-            given = f"{mask.dtype} of shape {tuple(mask.shape)}"
-            wanted = f"torch.bool of shape {tuple(targets.shape)}, True to count"
-            raise ValueError(f"the mask is {given}; give {wanted}")
+        logits = logits.masked_fill(~mask[..., None], 0.0)
         targets = targets.masked_fill(~mask, -100)    # which torch leaves out
     logits, targets = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
     return F.cross_entropy(logits, targets, label_smoothing=smoothing)
