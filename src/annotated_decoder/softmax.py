@@ -74,7 +74,6 @@ def cross_entropy(
     """
     _check_loss(targets, mask, smoothing)
     if mask is not None:
-        logits = logits.masked_fill(~mask[..., None], 0.0)
         targets = targets.masked_fill(~mask, -100)    # which torch leaves out
     logits, targets = logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)
     return F.cross_entropy(logits, targets, label_smoothing=smoothing)
