@@ -15,7 +15,8 @@ class Projection(nn.Module):
     """One affine layer, no activation: width d_model to `vocab_size` logits.
 
     Give `tied`, the token embedding's weight (vocab_size, d_model), and the two
-    share that parameter. `bias` gives each token one number more.
+    share that parameter; a plain tensor would be neither trained nor stored.
+    `bias` gives each token one number more.
     Raises ValueError where the tied weight has another shape.
     Chapter *The linear projection*; Press and Wolf 2017 (tying).
     """
