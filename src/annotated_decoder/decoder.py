@@ -125,7 +125,7 @@ class DecoderLayer(nn.Module):
 
     @classmethod
     def of(cls, config: StackConfig, index: int = 0) -> "DecoderLayer":
-        "The paper's layer; `config.pre_norm` says where its norms stand."
+        "Plain parts throughout; `config.pre_norm` says where the norms stand."
         d, dropout, pre_norm = config.d_model, config.dropout, config.pre_norm
         self_attn = MultiHeadAttention(d, config.n_heads)
         cross_attn = MultiHeadAttention(d, config.n_heads)
@@ -140,13 +140,14 @@ class DecoderLayer(nn.Module):
         memory_mask: Bool[Tensor, "batch source"] | None = None,
         cache: KeyValueCache | None = None,
     ) -> Float[Tensor, "batch target d_model"]:
-        # Two lines are x + f(norm(x)), or norm(x + f(x)) in post-norm.
-        h = self.self_res.read(x)
-        x = self.self_res.add(x, self.self_attend(h, cache))
-        h = self.cross_res.read(x)
-        x = self.cross_res.add(x, self.cross_attend(h, memory, memory_mask, cache))
-        h = self.ffn_res.read(x)
-        return self.ffn_res.add(x, self.ffn(h))
+        # Each sublayer f: x + f(norm(x)), or norm(x + f(x)) in post-norm.
+        given = self.self_res.read(x)
+        x = self.self_res.add(x, self.self_attend(given, cache))
+        given = self.cross_res.read(x)
+        found = self.cross_attend(given, memory, memory_mask, cache)
+        x = self.cross_res.add(x, found)
+        given = self.ffn_res.read(x)
+        return self.ffn_res.add(x, self.ffn(given))
 
     def self_attend(self, x, cache):
         "Self-attention: each position reads itself and those before it."
@@ -185,7 +186,7 @@ class Decoder(nn.Module):
 
     @classmethod
     def of(cls, config: StackConfig) -> "Decoder":
-        """The paper's decoder; `config.pre_norm` says where its norms stand.
+        """Plain parts throughout; `config.pre_norm` says where the norms stand.
 
         Pre-norm needs a norm after its last layer, post-norm has one there.
         """
