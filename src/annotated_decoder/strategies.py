@@ -179,7 +179,7 @@ def top_p(
     order = logits.argsort(dim=-1, descending=True, stable=True)
     ordered = softmax(logits).gather(-1, order)
     before = ordered.cumsum(-1) - ordered    # what the better tokens have
-    few = (before < p) | (before == 0)       # the best stays
+    few = (before < p) | (before == 0)       # the best, should p round to 0
     kept = torch.zeros_like(few).scatter(-1, order, few)      # by id
     return logits.masked_fill(~kept, -torch.inf)
 
