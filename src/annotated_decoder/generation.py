@@ -137,7 +137,7 @@ def generate_steps(
         if rows.constrain is not None:
             allowed = rows.allowed(logits)
             check_allowed(allowed, finished)
-            allowed = allowed.where(going[:, None], logits)    # ended: all may come
+            allowed = allowed.where(going[:, None], logits)    # ended: all may
         chosen = torch.where(going, choose(allowed), config.pad_id)
         finished = finished | (chosen == config.end_id)
         yield Step(position, chosen, logits, going, finished)

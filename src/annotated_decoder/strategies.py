@@ -84,6 +84,14 @@ class Beam(Rows):
         best, token = (x.unflatten(0, (-1, self.width)) for x in highest(log_p, k))
         return self.total[..., None] + best, token
 
+    def best_of(
+        self, scores: Tensor, n: int, token: Tensor, total: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        "Slot, token and total of the n candidates of the highest scores."
+        _, place = highest(scores.flatten(1), n)                         # (b n)
+        token, total = (x.flatten(1).gather(1, place) for x in (token, total))
+        return place // scores.shape[-1], token, total
+
     def go_on(
         self,
         slot: Int[Tensor, "batch width"],
@@ -132,9 +140,7 @@ def beam_search(
         check_allowed(total.flatten(1), finished.all(1))
         lengths = lengths + ~finished
         scores = total / wide(lengths[..., None]) ** length_penalty
-        _, place = highest(scores.flatten(1), width)           # (b w)
-        slot = place // token.shape[-1]
-        token, total = (x.flatten(1).gather(1, place) for x in (token, total))
+        slot, token, total = beam.best_of(scores, width, token, total)     # (b w)
         beam.go_on(slot, token, total)
         lengths = lengths.gather(1, slot)
         finished = finished.gather(1, slot) | (token == end_id)

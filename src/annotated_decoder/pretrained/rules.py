@@ -17,7 +17,7 @@ from torch import Tensor
 from ..encoder import Source
 from ..encoder_outputs import END
 from ..generation import EncoderDecoder, Request, check_allowed
-from ..strategies import Beam, Hypothesis, highest
+from ..strategies import Beam, Hypothesis
 
 # %% ../../../notebooks/pretrained/rules.ipynb #repeats
 def _repeats(
@@ -171,9 +171,7 @@ def pooled_beam_search(
         total, token = beam.candidates(2 * width)           # (b w k); half may end
         filled = torch.tensor([bool(pool.hypotheses) for pool in pools])
         check_allowed(total.flatten(1), filled.to(source.device))
-        _, place = highest(total.flatten(1), 2 * width)                     # (b 2w)
-        slot = place // token.shape[-1]
-        token, total = (x.flatten(1).gather(1, place) for x in (token, total))
+        slot, token, total = beam.best_of(total, 2 * width, token, total)      # (b 2w)
         ended = (token == end_id) | (n == beam.limit)
         for row, place in ended[:, :width].nonzero().tolist():
             said = beam.said[row, slot[row, place]].tolist()
