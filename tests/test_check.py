@@ -51,7 +51,7 @@ BY_HAND = [
     check.two_positions,
     check.one_sublayer,
     check.pre_norm_sum,
-    check.layer_size,
+    check.gpt2_size,
     check.tied_bytes,
     check.sharper_share,
     check.ended_share,
@@ -763,12 +763,14 @@ def mean(memory, mask):
 
 
 CLIMBING = {
-    "a word": (check.layer_size, "many", 0, "expected one number"),
-    "a share": (check.layer_size, 49_984.5, 1, "came"),
-    "attention alone": (check.layer_size, 16_640, 2, "that is attention alone"),
-    "no biases": (check.layer_size, 49_408, 2, "that is without biases"),
-    "a decoder's": (check.layer_size, 66_752, 2, "that is with cross-attention and its norm"),
-    "no end to it": (check.layer_size, math.inf, 1, "inf came"),
+    "a word": (check.gpt2_size, "many", 0, "expected one number"),
+    "a count": (check.gpt2_size, 124_439_808, 1, "came"),
+    "one layer": (check.gpt2_size, 7.087872, 2, "that is one layer alone"),
+    "no positions": (check.gpt2_size, 123.65, 2, "that is without the positions"),
+    "a head of its own": (check.gpt2_size, 163.04, 2, "that is with the table counted twice"),
+    "no biases": (check.gpt2_size, 124.356864, 2, "that is without biases"),
+    "a decoder's": (check.gpt2_size, 152.806656, 2, "that is with cross-attention and its norm"),
+    "no end to it": (check.gpt2_size, math.inf, 1, "inf came"),
     "logits": (check.without_memory, lambda d, t: climb(d, t) @ d.embedding.tokens.weight.T, 0, "two rows of five"),
     "no mask": (check.without_memory, lambda d, t: climb(d, t, mask=lambda q, k, _: torch.ones(q, k) > 0), 1,
                 "the last two tokens changed"),
@@ -784,12 +786,13 @@ CLIMBING = {
     "in place": (check.pooled, lambda m, mask: m.masked_fill_(~mask[..., None], 0).sum(1) / mask.sum(1, keepdim=True),
                  4, "was changed in place"),
 }  # fmt: skip
-ENCODER_LAWS = {check.layer_size: encoder.LAYER_SIZE, check.without_memory: encoder.WITHOUT_MEMORY,
+ENCODER_LAWS = {check.gpt2_size: encoder.GPT2_SIZE, check.without_memory: encoder.WITHOUT_MEMORY,
                 check.pooled: encoder.POOLED}    # fmt: skip
 
 
 def test_right_answers_pass_in_encoder():
-    assert quietly(check.layer_size, 49_984) and quietly(check.layer_size, "49984")
+    assert quietly(check.gpt2_size, 124.44) and quietly(check.gpt2_size, "124.44")
+    assert quietly(check.gpt2_size, 124_439_808 / 1e6)
     assert quietly(check.without_memory, climb) and quietly(check.pooled, mean)
     assert quietly(check.pooled, lambda m, mask: torch.stack([row[real].mean(0) for row, real in zip(m, mask)]))
 
