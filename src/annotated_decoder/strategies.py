@@ -134,14 +134,14 @@ def beam_search(
     lengths = torch.zeros_like(beam.total, dtype=torch.long)
     finished = torch.zeros_like(lengths, dtype=torch.bool)                 # (b w)
     for _ in range(beam.limit):
-        total, token = beam.candidates(width)                  # (b w k) twice
+        total, token = beam.candidates(width)      # 1: (b w k) twice
         total[finished], token[finished] = -torch.inf, pad_id
-        total[finished, 0] = beam.total[finished]    # padding alone, at no cost
+        total[finished, 0] = beam.total[finished]       # 2: padding alone
         check_allowed(total.flatten(1), finished.all(1))
         lengths = lengths + ~finished
-        scores = total / wide(lengths[..., None]) ** length_penalty
-        slot, token, total = beam.best_of(scores, width, token, total)     # (b w)
-        beam.go_on(slot, token, total)
+        scores = total / wide(lengths[..., None]) ** length_penalty    # 3
+        slot, token, total = beam.best_of(scores, width, token, total)  # 4: (b w)
+        beam.go_on(slot, token, total)                       # 5
         lengths = lengths.gather(1, slot)
         finished = finished.gather(1, slot) | (token == end_id)
         if finished.all():
