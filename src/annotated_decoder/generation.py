@@ -126,10 +126,10 @@ def generate_steps(
     for what cannot be decoded, later for a row that `constrain` leaves no token.
     Chapter *The generation loop*.
     """
-    rows = Rows(model, source, source_mask, Request(**request), cache)
-    config = model.decoder.config
     if not callable(choose):
         raise ValueError(f"choose is {choose!r}; give a function of logits")
+    rows = Rows(model, source, source_mask, Request(**request), cache)
+    config = model.decoder.config
     finished = torch.zeros(len(source), dtype=torch.bool, device=source.device)
     for position in range(rows.limit):
         going = ~finished
@@ -137,7 +137,7 @@ def generate_steps(
         if rows.constrain is not None:
             allowed = rows.allowed(logits)
             check_allowed(allowed, finished)
-            allowed = allowed.where(going[:, None], logits)    # ended: all may
+            allowed = allowed.where(going[:, None], logits)  # ended: all may come
         chosen = torch.where(going, choose(allowed), config.pad_id)
         finished = finished | (chosen == config.end_id)
         yield Step(position, chosen, logits, going, finished)
