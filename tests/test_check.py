@@ -77,7 +77,7 @@ CHECKERS = [
     *(check.say_all, check.write_batch),
     *(check.own_cache, check.moved_rows),
     *(check.min_p, check.slots_apart),
-    *(check.two_rows, check.validation_loss),
+    *(check.one_step, check.validation_loss),
     *(check.without_head, check.other_columns),
     *(check.to_whole, check.filled_part),
 ]
@@ -1413,11 +1413,29 @@ def test_right_answers_pass_in_looking_inside():
 
 
 # Those of Training.
-def shifted(ids, mask, fills=True, start=START, first=0, at=None, rest=PAD):
-    ids = ids.masked_fill(~mask, rest) if fills else ids
-    lengths = mask.sum(1, keepdim=True) if at is None else torch.full((len(ids), 1), at)
-    inputs, targets = nn.functional.pad(ids, (1, 0), value=start), nn.functional.pad(ids, (0, 1), value=rest)
-    return inputs, targets.roll(-first, 1).scatter(1, lengths - first, END)
+def stepped(
+    model, batch, optimizer, leaves_out="", up=1.0, gives=lambda loss, again: loss.item(), clears=lambda model: None
+):
+    if leaves_out != "train":
+        model.train()
+    ask = lambda: model(batch.source, batch.inputs, batch.source_mask)    # noqa: E731
+    mask = None if leaves_out == "mask" else batch.target_mask
+    loss = cross_entropy(ask(), batch.targets, mask)
+    if leaves_out != "zero_grad":
+        model.zero_grad()
+    (up * loss).backward()
+    if leaves_out != "clip":
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    clears(model)
+    if leaves_out != "step":
+        optimizer.step()
+    if leaves_out != "eval":
+        model.eval()
+    return gives(loss, lambda: cross_entropy(ask(), batch.targets, mask))
+
+
+def slipped(**slip):
+    return functools.partial(stepped, **slip)
 
 
 def measured(model, batches, calm=True, weighs=lambda batch: batch.target_mask.sum(), loss=None):
@@ -1437,15 +1455,16 @@ LEARNING_SLIPS = {
     "no end symbol": (check.least_loss, 0.275, 2, "that is without the place of the end symbol"),
     "of two": (check.least_loss, 0.139, 2, "that is a toss-up between two"),
     "no end to it": (check.least_loss, math.inf, 1, "inf came"),
-    "inputs alone": (check.two_rows, lambda *two: shifted(*two)[0], 0, "expected inputs and targets"),
-    "as wide as before": (check.two_rows, lambda ids, mask: (ids, ids), 0, "shape (3, 5)"),
-    "not moved": (check.two_rows, lambda *two: (shifted(*two)[1],) * 2, 1, "the inputs are"),
-    "another start": (check.two_rows, lambda *two: shifted(*two, start=END), 1, "expected [1, 5"),
-    "moved twice": (check.two_rows, lambda *two: shifted(*two, first=1), 2, "the targets are"),
-    "the end in the last column": (check.two_rows, lambda *two: shifted(*two, at=4), 3, "expected [2]"),
-    "a padding of ends": (check.two_rows, lambda *two: shifted(*two, rest=END), 4, "expected [0, 0, 0]"),
-    "what stood there": (check.two_rows, lambda *two: shifted(*two, fills=False), 5, "a padding of sevens"),
-    "emptied": (check.two_rows, lambda ids, mask: (shifted(ids, mask), ids.zero_())[0], 6, "changed in place"),
+    "two losses": (check.one_step, slipped(gives=lambda loss, again: [loss, loss]), 0, "expected one number"),
+    "stays": (check.one_step, slipped(leaves_out="step"), 1, "the weights after a step: expected"),
+    "uphill": (check.one_step, slipped(up=-1.0), 1, "the weights after a step: expected"),
+    "cleared too late": (check.one_step, slipped(clears=lambda model: model.zero_grad()), 1, "the weights after"),
+    "asked again": (check.one_step, slipped(gives=lambda loss, again: again()), 2, "the loss: expected"),
+    "never cleared": (check.one_step, slipped(leaves_out="zero_grad"), 3, "a gradient of ones was left over"),
+    "never cut": (check.one_step, slipped(leaves_out="clip"), 4, "with a long gradient"),
+    "calm": (check.one_step, slipped(leaves_out="train"), 5, "gave the loss that it has without"),
+    "padding in it": (check.one_step, slipped(leaves_out="mask"), 6, "words of one and of four sounds"),
+    "left excited": (check.one_step, slipped(leaves_out="eval"), 7, "in training after the step"),
     "losses": (check.validation_loss, lambda model, batches: [1.0, 2.0], 0, "expected one number"),
     "in training": (check.validation_loss, lambda *two: measured(*two, calm=False), 1, "a model with dropout"),
     "a mean of means": (check.validation_loss, lambda *two: measured(*two, weighs=lambda batch: 1), 2, "(1, 5) words"),
@@ -1455,14 +1474,15 @@ LEARNING_SLIPS = {
     "smoothed": (check.validation_loss, lambda *two: measured(
         *two, loss=lambda *three: cross_entropy(*three, 0.1)), 3, "one batch of six words"),
 }  # fmt: skip
-TRAINING_LAWS = {check.least_loss: training.LEAST_LOSS, check.two_rows: training.TWO_ROWS,
+TRAINING_LAWS = {check.least_loss: training.LEAST_LOSS, check.one_step: training.ONE_STEP,
                  check.validation_loss: training.VALIDATION_LOSS}    # fmt: skip
 
 
 def test_right_answers_pass_in_training():
     for answer in (0.22, "0.22", math.log(3) / 5, torch.tensor(0.2197)):
         assert quietly(check.least_loss, answer)
-    assert quietly(check.two_rows, shifted) and quietly(check.two_rows, lambda *two: [*shifted(*two)])
+    assert quietly(check.one_step, stepped)
+    assert quietly(check.one_step, slipped(gives=lambda loss, again: loss))
     assert quietly(check.validation_loss, measured)
     assert quietly(check.validation_loss, lambda *two: measured(*two).item())
 

@@ -16,7 +16,7 @@ from .projection import best_tokens, tied_bytes, two_ends
 from .softmax import drawn, masked_loss, sharper_share
 from .strategies import min_p, slots_apart, winner_share
 from .tour import ends_here, say, write_out
-from .training import least_loss, two_rows, validation_loss
+from .training import least_loss, one_step, validation_loss
 
 __all__ = [
     "ends_here", "say", "write_out",
@@ -33,7 +33,7 @@ __all__ = [
     "ended_share", "say_all", "write_batch",
     "cache_size", "own_cache", "moved_rows",
     "winner_share", "min_p", "slots_apart",
-    "least_loss", "two_rows", "validation_loss",
+    "least_loss", "one_step", "validation_loss",
     "columns_in_effect", "without_head", "other_columns",
     "bytes_of_a_step", "to_whole", "filled_part",
 ]  # fmt: skip
