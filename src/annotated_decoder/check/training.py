@@ -108,7 +108,7 @@ def _step(yours: Any, model: nn.Module, batch: Batch = _EVEN) -> Tensor:
     return _number(yours(model.eval(), batch, _Downhill(model.parameters(), lr=_RATE)))
 
 
-def _must_have_moved(model: nn.Module, what: str) -> None:
+def _must_have_moved(model: _Speller, what: str) -> None:
     "Against the gradient of the even batch, cut to length 1."
     (gradient,) = torch.autograd.grad(_mean(_EVEN, before := _Speller(0.0, model.factor)), before.scores)
     must_equal(model.scores, before.scores - _RATE * gradient / max(1.0, gradient.norm().item()), what, 1e-4)
