@@ -210,6 +210,20 @@ def test_short_strings_and_those_that_once_ran_away_come_to_an_end(trained):
     assert not unfinished(trained, [*RUNAWAYS, *SHORT[::29]])
 
 
+LONG = ["neuropsychopharmacology", "antidisestablishmentarianism", "tetrachloroethylene", "psychoneuroimmunology"]
+
+
+def test_an_end_in_the_middle_of_a_long_word_is_marked_by_either_model(trained, dictionary, monkeypatch):
+    listed = [word for word in dictionary if len(word) > 18]
+    assert len(listed) == 15 and unfinished(trained, [*LONG, *listed]) == LONG
+    told = [word for word, (found, *_) in saying.say_words([*LONG, *listed], beam=2, best=2) if not found.finished]
+    assert told == LONG
+    with pytest.warns(UserWarning, match="or is not sure"):
+        assert pronounce(LONG[0])[-3:] == ["M", "AH0", "K"]
+    monkeypatch.setattr(saying, "_MANY", 2)
+    assert [word for word, (found,) in saying.say_words([*LONG, "cat"]) if not found.finished] == LONG
+
+
 @slow
 def test_of_all_strings_of_three_letters_and_all_listed_words_two_run_away(trained, dictionary):
     assert len(SHORT) == 18_278

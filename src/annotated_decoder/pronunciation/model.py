@@ -20,7 +20,7 @@ from ..caching import Cache
 from ..generation import generate_steps
 from ..looking_inside import record_attention
 from .dictionary import Pronunciation
-from .saying import PRONOUNCER, answer_words, check_word, one_piece
+from .saying import PRONOUNCER, answer_words, check_word, mark_unsure, one_piece
 from .saying import pronounce as pronounce
 from ..softmax import softmax
 from ..trained.batches import Transcription, check_asked, in_order
@@ -49,9 +49,20 @@ class Pronouncer(TrainedModel):
         is that of letters. All else is as in `TrainedModel.stream`.
         """
         check_asked(words, beam, best, batch_size=batch_size, read_ahead=read_ahead)
-        say = partial(super().stream, beam=beam, best=best, batch_size=batch_size)
+        sizes = {"beam": beam, "best": best, "batch_size": batch_size}
+
+        def say(pieces: Iterable[str]) -> Iterator[tuple[str, list[Transcription] | ValueError]]:
+            return mark_unsure(super(Pronouncer, self).stream(pieces, **sizes), self._end_of)
+
         answer = partial(answer_words, say, dictionary or {}, best)
         return in_order(iter(words), check_word, answer, batch_size, read_ahead)
+
+    def _end_of(self, piece: str) -> float:
+        device = next(self.model.parameters()).device
+        source = torch.tensor([self.example(piece).source], device=device)
+        *_, last = generate_steps(self.model, source, cache=Cache())
+        return last.probabilities.max().item()
+
 
 # %% ../../../notebooks/pronunciation/model.ipynb #pronouncer
 @cache

@@ -137,6 +137,6 @@ def read_word(word: str) -> list[str]:
 
 # %% ../../../notebooks/pronunciation/words.ipynb #unfinished
 def unfinished(word: str) -> str:
-    "The sentence about an answer that has no end."
+    "The sentence about an answer without an end, or with a doubtful one."
     what = f"{word!r} is not said to its end"
-    return f"{what}: the network finds none; divide the word"
+    return f"{what}: the network finds none, or is not sure; divide the word"

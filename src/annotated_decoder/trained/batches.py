@@ -57,7 +57,7 @@ class Transcription(NamedTuple):
 
     symbols: tuple[str, ...]
     log_probability: float    # nats
-    finished: bool = True     # False where the positions ran out before the end
+    finished: bool = True     # False where no end came, or a doubtful one
 
 # %% ../../../notebooks/trained/batches.ipynb #check-asked
 def check_asked(words: Iterable[str], beam: int, best: int, **sizes: int) -> None:
