@@ -124,7 +124,7 @@ decoding-speed: $(READY)  ## decoding beside transformers and CTranslate2, in tu
 	$(BIN)/python -m pip install --no-deps --quiet -r benchmarks/requirements.txt
 	$(BIN)/python benchmarks/decoding.py --save
 
-ablation: $(READY)  ## short trainings that differ in one thing each (a few minutes for each)
+ablation: $(READY)  ## the trials that have no result yet, or the smallest once more, compared with its stored band
 	$(BIN)/python benchmarks/ablation.py
 
 dist: $(READY)  ## build the source archive and the wheel into dist

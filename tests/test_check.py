@@ -19,6 +19,7 @@ from annotated_decoder.attention import attention as fused
 from annotated_decoder.attention import attention_weights
 from annotated_decoder.caching import Cache
 from annotated_decoder.check import (
+    ablations,
     attention,
     caching,
     decoder,
@@ -58,6 +59,7 @@ BY_HAND = [
     check.cache_size,
     check.winner_share,
     check.least_loss,
+    check.parted_by_chance,
     check.columns_in_effect,
     check.bytes_of_a_step,
 ]
@@ -78,6 +80,7 @@ CHECKERS = [
     *(check.own_cache, check.moved_rows),
     *(check.min_p, check.slots_apart),
     *(check.one_step, check.validation_loss),
+    *(check.p_value, check.gains),
     *(check.without_head, check.other_columns),
     *(check.to_whole, check.filled_part),
 ]
@@ -1004,6 +1007,59 @@ def test_right_answers_pass_in_softmax():
     assert quietly(check.drawn, lambda z, darts: torch.searchsorted(z.softmax(-1).cumsum(-1), darts[:, None])[:, 0])
 
 
+# Those of What each idea buys.
+def p_of(a, b, far=abs, slack=1e-9, size=None, places=True, more=0.0):
+    "The share of groupings, with places for slips."
+    numbers = a + b
+    size = len(a) if size is None else size
+    groups = [*itertools.combinations(range(len(numbers)), size)]
+
+    def apart(chosen):
+        values = [numbers[i] for i in chosen]
+        rest = [x for i, x in enumerate(numbers) if (i not in chosen if places else x not in values)] or [0.0]
+        return far(sum(values) / len(values) - sum(rest) / len(rest))
+
+    found = apart(range(size))
+    return sum(apart(chosen) >= found - slack for chosen in groups) / len(groups) + more
+
+
+def gain(base, new, keep=lambda seed, base, new: seed in base and seed in new):
+    return {seed: base[seed] - new[seed] for seed in base if keep(seed, base, new)}
+
+
+COMPARING = {
+    "no number of comparisons": (check.parted_by_chance, "few", 0, "expected one number"),
+    "a share of one": (check.parted_by_chance, 2 / 70, 1, "a share of 1"),
+    "three against three": (check.parted_by_chance, 10.0, 1, "for three seeds against three"),
+    "one direction": (check.parted_by_chance, 100 / 70, 2, "for one of the two directions"),
+    "a count": (check.p_value, lambda a, b: 20 * p_of(a, b), 0, "came"),
+    "no share": (check.p_value, lambda a, b: [0.5, 0.5], 0, "expected a share"),
+    "only what is farther": (check.p_value, lambda a, b: p_of(a, b, slack=-1e-9, more=0.05), 1, "expected 1"),
+    "with its sign": (check.p_value, lambda a, b: p_of(a, b, far=lambda x: x, slack=1e9) if sum(a) / len(a)
+                      == sum(b) / len(b) else p_of(a, b, far=lambda x: x), 2, "expected 0.1"),
+    "halves": (check.p_value, lambda a, b: p_of(a, b, size=len(a + b) // 2), 3, "[3.0, 1.0, 2.0]"),
+    "values for places": (check.p_value, lambda a, b: p_of(a, b, places=len({*a, *b}) == len(a + b) or a == b[::-1]),
+                          4, "[0.2, 0.3, 0.4]"),
+    "a sample of groupings": (check.p_value, lambda a, b: p_of(a, b) if len(a + b) < 8 else 0.03, 5, "expected 0.0"),
+    "sorted in place": (check.p_value, lambda a, b: (p_of(a, b), a.sort())[0], 6, "changed in place"),
+    "a list of gains": (check.gains, lambda base, new: [base[seed] - new[seed] for seed in base], 0, "expected a dict"),
+    "the mean alone": (check.gains, lambda base, new: {"mean": 0.1}, 0, "['mean']"),
+    "the wrong way round": (check.gains, lambda base, new: gain(new, base), 1, "seed 1 gains 0.25"),
+    "zipped": (check.gains, lambda base, new: {s: x - y for s, x, y in zip(base, base.values(), new.values())}, 2,
+               "seed 1 gains"),
+    "all seeds": (check.gains, lambda base, new: gain(base, new, lambda *_: True), 3, "KeyError"),
+    "popped": (check.gains, lambda base, new: {s: base[s] - new.pop(s) for s in base if s in new}, 4, "changed in"),
+}  # fmt: skip
+COMPARING_LAWS = {check.parted_by_chance: ablations.PARTED_BY_CHANCE, check.p_value: ablations.P_VALUE,
+                  check.gains: ablations.GAINS}    # fmt: skip
+
+
+def test_right_answers_pass_in_what_each_idea_buys():
+    assert quietly(check.parted_by_chance, 100 * 2 / 70) and quietly(check.parted_by_chance, 2.86)
+    assert quietly(check.p_value, p_of) and quietly(check.gains, gain)
+    assert all(p_of(a, b) == pytest.approx(ablations.regrouped(a, b)) for a, b in ablations.CASES)
+
+
 # Those of Fast decoding.
 def whole(weight, dim=1, levels=127, finish=torch.round, dtype=torch.int8):
     scale = weight.abs().amax(dim, keepdim=True) / levels
@@ -1503,6 +1559,7 @@ SLIPS = {
     "caching": REMEMBERING,
     "strategies": CHOOSING,
     "training": LEARNING_SLIPS,
+    "ablations": COMPARING,
     "looking_inside": INSIDE,
     "fast_decoding": FAST,
 }
@@ -1521,6 +1578,7 @@ ALL_LAWS = {
     **CACHING_LAWS,
     **STRATEGIES_LAWS,
     **TRAINING_LAWS,
+    **COMPARING_LAWS,
     **INSIDE_LAWS,
     **FAST_LAWS,
 }

@@ -4,6 +4,7 @@ import ast
 import base64
 import graphlib
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -367,30 +368,36 @@ def test_the_page_of_laws_is_up_to_date():
     run(sys.executable, "tools/mutations.py", "--check")
 
 
-def test_the_first_trial_is_the_recipe_but_for_its_epochs_and_the_others_change_what_they_name(monkeypatch):
+@pytest.fixture
+def ablation(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import ablation
+
+    return ablation
+
+
+def test_the_first_trial_is_the_recipe_in_small_and_every_other_changes_something_that_the_command_knows(ablation):
     from annotated_decoder.decoder import StackConfig
     from annotated_decoder.pretrained.parts import Parts
-    from annotated_decoder.pronunciation.recipe import RECIPE, new_pronouncer
+    from annotated_decoder.pronunciation.recipe import RECIPE
     from annotated_decoder.training import TrainingConfig
 
-    monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    from ablation import trials
-
-    listed = trials()
-    first, ours = next(iter(listed.values())), new_pronouncer({"a": [("AH0",)]}).model
+    listed = ablation.trials()
+    first, shipped = next(iter(listed.values())), asdict(RECIPE)
     known = {field.name for field in fields(TrainingConfig)}
-    assert {**asdict(RECIPE), "epochs": first["epochs"]} == {name: first[name] for name in known}
-    shape = {name: value for name, value in first.items() if name not in known}
-    for side, stack in (("encoder", ours.encoder), ("decoder", ours.decoder)):
-        assert shape.pop(f"{side}_layers") == stack.config.n_layers
-        assert {name: getattr(stack.config, name) for name in ("d_model", "d_ff", "n_heads", "dropout")} == {
-            name: first[name] for name in ("d_model", "d_ff", "n_heads", "dropout")
-        }
-    possible = known | {field.name for kind in (StackConfig, Parts) for field in fields(kind)}
-    possible |= {"encoder_layers", "decoder_layers"}
+    assert {name: first[name] for name in known & first.keys() if first[name] != shipped[name]} == {"epochs": 2}
+    assert known - first.keys() == {"seed"}
+    possible = known | ablation.OWN | {field.name for kind in (StackConfig, Parts) for field in fields(kind)}
     assert all(settings.keys() <= possible for settings in listed.values())
-    assert [name for name, settings in listed.items() if settings == first] == ["first"]
-    assert len(listed) <= 13    # a dozen, and a second seed
+    assert len({json.dumps(settings, sort_keys=True) for settings in listed.values()}) == len(listed)
+
+
+def test_every_trial_has_its_three_results_and_the_smallest_run_again_lies_within_its_band(ablation):
+    stored = json.loads(ablation.RESULTS.read_text(encoding="utf-8"))["trials"]
+    assert not [*ablation.waiting(stored, ablation.trials(), [])]
+    low, high = ablation.band(stored[ablation.SMALLEST])
+    assert low <= ablation.run(ablation.trials()[ablation.SMALLEST], 1)["loss"] <= high
+    assert ablation.TABLE.read_text(encoding="utf-8") == ablation.table(stored)
 
 
 def test_no_text_holds_the_marks_of_a_merge():

@@ -1,5 +1,6 @@
 "The exercises' checkers: `check.NAME(answer)` says which law an answer breaks, and gives three hints."
 
+from .ablations import gains, p_value, parted_by_chance
 from .attention import heads_apart, longer_query, weights_of, window_mask
 from .caching import cache_size, moved_rows, own_cache
 from .cross_attention import numbers_kept, padded_weights, read_memory
@@ -34,6 +35,7 @@ __all__ = [
     "cache_size", "own_cache", "moved_rows",
     "winner_share", "min_p", "slots_apart",
     "least_loss", "one_step", "validation_loss",
+    "parted_by_chance", "p_value", "gains",
     "columns_in_effect", "without_head", "other_columns",
     "bytes_of_a_step", "to_whole", "filled_part",
 ]  # fmt: skip

@@ -16,19 +16,19 @@ from .drawing import FONT, INK, KINDS, LIT, Diagram
 # Each box of the map: left, top, width, text, and the chapters that light it.
 BOXES = {
     "source tokens": (8, 634, 124, "", "encoder_outputs training"),
-    "source embedding": (8, 566, 124, "embedding\n+ position", "embedding encoder"),
+    "source embedding": (8, 566, 124, "embedding\n+ position", "embedding encoder ablations"),
     "encoder layers": (8, 470, 124, "encoder layers\n× n", "encoder"),
     "memory": (8, 378, 124, "", "encoder_outputs cross_attention"),
     "target tokens so far": (260, 634, 174, "", "generation training"),
-    "target embedding": (260, 570, 174, "embedding + position", "embedding decoder"),
+    "target embedding": (260, 570, 174, "embedding + position", "embedding decoder ablations"),
     "causal self-attention": (260, 490, 174, "", "attention decoder caching fast_decoding"),
-    "first norm": (260, 442, 174, "add, normalize", "normalization decoder"),
+    "first norm": (260, 442, 174, "add, normalize", "normalization decoder ablations"),
     "cross-attention": (260, 378, 174, "", "cross_attention decoder caching looking_inside fast_decoding"),
-    "second norm": (260, 330, 174, "add, normalize", "normalization decoder"),
+    "second norm": (260, 330, 174, "add, normalize", "normalization decoder ablations"),
     "feed-forward": (260, 266, 174, "", "decoder fast_decoding"),
-    "third norm": (260, 218, 174, "add, normalize", "normalization decoder"),
-    "linear projection": (260, 138, 174, "", "projection fast_decoding"),
-    "softmax": (260, 74, 174, "", "softmax training"),
+    "third norm": (260, 218, 174, "add, normalize", "normalization decoder ablations"),
+    "linear projection": (260, 138, 174, "", "projection fast_decoding ablations"),
+    "softmax": (260, 74, 174, "", "softmax training ablations"),
     "choose the next token": (260, 10, 174, "", "generation strategies"),
 }
 # Each straight arrow: from, to, and the shape of what flows there.
