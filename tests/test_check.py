@@ -16,7 +16,7 @@ from torch import nn
 
 from annotated_decoder import check
 from annotated_decoder.attention import attention as fused
-from annotated_decoder.attention import attention_weights
+from annotated_decoder.attention import attention_weights, causal_mask
 from annotated_decoder.caching import Cache
 from annotated_decoder.check import (
     attention,
@@ -71,7 +71,7 @@ CHECKERS = [
     *(check.turned, check.placed),
     *(check.rms_in_half, check.climbed),
     *(check.lens, check.pre_norm_layer),
-    *(check.without_memory, check.pooled),
+    *(check.without_memory, check.prompt_mask, check.pooled),
     *(check.best_tokens, check.two_ends),
     *(check.masked_loss, check.drawn),
     *(check.say_all, check.write_batch),
@@ -758,6 +758,15 @@ def climb(decoder, tokens, attends=True, feeds=True, last=True, mask=None):
     return decoder.final_norm(x) if last else x
 
 
+def prompt_of(n_prompt, n, wide=0):
+    return causal_mask(n, n) | (torch.arange(n) < n_prompt + wide)
+
+
+def two_squares(n_prompt, n):
+    behind = torch.arange(n) >= n_prompt
+    return prompt_of(n_prompt, n) & (behind[:, None] == behind)
+
+
 def mean(memory, mask):
     return memory.masked_fill(~mask[..., None], 0).sum(1) / mask.sum(1, keepdim=True)
 
@@ -777,6 +786,16 @@ CLIMBING = {
     "no attention": (check.without_memory, lambda d, t: climb(d, t, attends=False), 2, "the first token changed"),
     "no network": (check.without_memory, lambda d, t: climb(d, t, feeds=False), 3, "two rows of five"),
     "no last norm": (check.without_memory, lambda d, t: climb(d, t, last=False), 3, "two rows of five"),
+    "ones and zeros": (check.prompt_mask, lambda *two: prompt_of(*two).int(), 0, "expected booleans"),
+    "the prompt's rows": (check.prompt_mask, lambda p, n: prompt_of(p, n)[:p], 0, "shape (4, 8)"),
+    "read one way": (check.prompt_mask, lambda p, n: causal_mask(n, n), 1, "expected 1 at [0, 1]"),
+    "rows for columns": (check.prompt_mask, lambda p, n: causal_mask(n, n) | (torch.arange(n) < p)[:, None], 2,
+                         "expected 0 at [0, 4]"),
+    "the start too": (check.prompt_mask, lambda p, n: prompt_of(p, n, wide=1), 2, "expected 0 at [0, 4]"),
+    "two squares": (check.prompt_mask, two_squares, 3, "expected 1 at [4, 0]"),
+    "the prompt alone": (check.prompt_mask, lambda p, n: (torch.arange(n) < p).expand(n, n), 4, "expected 1 at [4, 4]"),
+    "the rest both ways": (check.prompt_mask, lambda p, n: prompt_of(p, n) | (torch.arange(n) >= p)[:, None], 4,
+                           "expected 0 at [4, 5]"),
     "a row": (check.pooled, lambda m, mask: m[0], 0, "table(3, 4, 5)"),
     "a sum": (check.pooled, lambda m, mask: m.masked_fill(~mask[..., None], 0).sum(1), 1, "no padding"),
     "all positions": (check.pooled, lambda m, mask: m.mean(1), 2, "table(3, 4, 5)"),
@@ -787,13 +806,15 @@ CLIMBING = {
                  4, "was changed in place"),
 }  # fmt: skip
 ENCODER_LAWS = {check.gpt2_size: encoder.GPT2_SIZE, check.without_memory: encoder.WITHOUT_MEMORY,
-                check.pooled: encoder.POOLED}    # fmt: skip
+                check.prompt_mask: encoder.PROMPT_MASK, check.pooled: encoder.POOLED}    # fmt: skip
 
 
 def test_right_answers_pass_in_encoder():
     assert quietly(check.gpt2_size, 124.44) and quietly(check.gpt2_size, "124.44")
     assert quietly(check.gpt2_size, 124_439_808 / 1e6)
     assert quietly(check.without_memory, climb) and quietly(check.pooled, mean)
+    for right in (prompt_of, lambda p, n: torch.ones(n, n).tril().bool().index_fill(1, torch.arange(p), True)):
+        assert quietly(check.prompt_mask, right)
     assert quietly(check.pooled, lambda m, mask: torch.stack([row[real].mean(0) for row, real in zip(m, mask)]))
 
 
