@@ -184,9 +184,7 @@ def _written(yours: Any, prompt: Sequence[int], *asked: Sequence[int], limit: in
     return _rows(yours(decode, prompts, memory, limit), "prompts as the first", len(asked))
 
 
-def _batch_law(
-    name: str, holds: Callable, asked: Sequence[Sequence[int]], limit: int, *hints: str, prompt: Sequence[int] = (START,)
-):
+def _batch_law(name: str, holds: Callable, asked: Sequence[Sequence[int]], limit: int, *hints: str, prompt=(START,)):
     @law(name, *hints)
     def trial(yours):
         found = _written(yours, prompt, *asked, limit=limit)
