@@ -1122,13 +1122,16 @@ def never(finished):
     return False
 
 
-def batch_of(decode, memory, limit, at=-1, forget=False, whole=torch.all, more=0, quiet=PAD, returns=None):
-    tokens, finished = torch.full((len(memory), 1), START), torch.zeros(len(memory), dtype=torch.bool)
-    while not whole(finished) and tokens.shape[1] <= limit + more:
-        chosen = torch.where(finished, quiet, decode(tokens, memory)[:, at].argmax(-1))
+def batch_of(decode, prompts, memory, limit, at=lambda n: -1, forget=False, whole=torch.all, more=0, quiet=PAD,
+             returns=None):    # fmt: skip
+    tokens, finished = prompts, torch.zeros(len(prompts), dtype=torch.bool)
+    for n in range(limit + more):
+        chosen = torch.where(finished, quiet, decode(tokens, memory)[:, at(n)].argmax(-1))
         finished = (chosen == END) | (finished & (not forget))
         tokens = torch.cat([tokens, chosen[:, None]], dim=1)
-    return tokens[:, 1:] if returns is None else returns(tokens)
+        if whole(finished):
+            break
+    return tokens[:, prompts.shape[1] :] if returns is None else returns(tokens)
 
 
 def slip(checker, function, place, told, **changes):
@@ -1167,14 +1170,19 @@ TOGETHER = {
         step, prompts, limits.clamp_(max=8), end, pad), 9, "limits was changed"),
     "rows as lists": slip(check.write_batch, batch_of, 0, "expected a tensor", returns=lambda t: t[:, 1:].tolist()),
     "with START": slip(check.write_batch, batch_of, 1, "came [1, 3, 6, 5, 2]", returns=lambda t: t),
-    "the first position": slip(check.write_batch, batch_of, 1, "came [3, 3, 3", at=0),
+    "the first position": slip(check.write_batch, batch_of, 1, "came [3, 3, 3", at=lambda n: 0),
     "until one ends": slip(check.write_batch, batch_of, 2, "came [5, 2] and [3, 6]", whole=torch.any),
-    "the friend's": slip(check.write_batch, batch_of, 3, "came [5, 2, 0, 4", forget=True),
+    "a word wakes up": slip(check.write_batch, batch_of, 3, "came [5, 2, 0, 4", forget=True),
     "END for ever": slip(check.write_batch, batch_of, 3, "came [5, 2, 2, 2]", quiet=END),
     "no rest": slip(check.write_batch, batch_of, 4, "came [5, 2, 0, 0, 0", returns=lambda t: torch.cat(
         [t[:, 1:], t[:, :1] * PAD], 1) if len(t) == 2 and t.shape[1] == 5 else t[:, 1:]),
-    "one pass too many": slip(check.write_batch, batch_of, 5, "the limit is 6", more=1),
-    "a limit of its own": (check.write_batch, lambda d, m, limit: batch_of(d, m, 60), 5, "for the 41st time"),
+    "the friend's": slip(check.write_batch, batch_of, 5, "the prompt is 1 7 7", at=lambda n: n),
+    "a prompt unread": (check.write_batch, lambda d, p, m, limit: batch_of(d, p[:, :1], m, limit), 5, "came [3, 6"),
+    "all but START": slip(check.write_batch, batch_of, 5, "came [7, 7, 5, 2]", returns=lambda t: t[:, 1:]),
+    "one pass too many": slip(check.write_batch, batch_of, 6, "the limit is 6", more=1),
+    "a prompt that counts": (check.write_batch, lambda d, p, m, limit: batch_of(d, p, m, limit + 1 - p.shape[1]), 6,
+                             "the limit is 6"),
+    "a limit of its own": (check.write_batch, lambda d, p, m, limit: batch_of(d, p, m, 60), 6, "for the 41st time"),
 }  # fmt: skip
 GENERATION_LAWS = {check.ended_share: generation.ENDED_SHARE, check.say_all: generation.SAY_ALL,
                    check.write_batch: generation.WRITE_BATCH}    # fmt: skip
