@@ -16,7 +16,7 @@ from torch import nn
 
 from annotated_decoder import check
 from annotated_decoder.attention import attention as fused
-from annotated_decoder.attention import attention_weights
+from annotated_decoder.attention import attention_weights, causal_mask
 from annotated_decoder.caching import Cache
 from annotated_decoder.check import (
     ablations,
@@ -73,7 +73,7 @@ CHECKERS = [
     *(check.turned, check.placed),
     *(check.rms_in_half, check.climbed),
     *(check.lens, check.pre_norm_layer),
-    *(check.without_memory, check.pooled),
+    *(check.without_memory, check.prompt_mask, check.pooled),
     *(check.best_tokens, check.two_ends),
     *(check.masked_loss, check.drawn),
     *(check.say_all, check.write_batch),
@@ -761,6 +761,15 @@ def climb(decoder, tokens, attends=True, feeds=True, last=True, mask=None):
     return decoder.final_norm(x) if last else x
 
 
+def prompt_of(n_prompt, n, wide=0):
+    return causal_mask(n, n) | (torch.arange(n) < n_prompt + wide)
+
+
+def two_squares(n_prompt, n):
+    behind = torch.arange(n) >= n_prompt
+    return prompt_of(n_prompt, n) & (behind[:, None] == behind)
+
+
 def mean(memory, mask):
     return memory.masked_fill(~mask[..., None], 0).sum(1) / mask.sum(1, keepdim=True)
 
@@ -780,6 +789,16 @@ CLIMBING = {
     "no attention": (check.without_memory, lambda d, t: climb(d, t, attends=False), 2, "the first token changed"),
     "no network": (check.without_memory, lambda d, t: climb(d, t, feeds=False), 3, "two rows of five"),
     "no last norm": (check.without_memory, lambda d, t: climb(d, t, last=False), 3, "two rows of five"),
+    "ones and zeros": (check.prompt_mask, lambda *two: prompt_of(*two).int(), 0, "expected booleans"),
+    "the prompt's rows": (check.prompt_mask, lambda p, n: prompt_of(p, n)[:p], 0, "shape (4, 8)"),
+    "read one way": (check.prompt_mask, lambda p, n: causal_mask(n, n), 1, "expected 1 at [0, 1]"),
+    "rows for columns": (check.prompt_mask, lambda p, n: causal_mask(n, n) | (torch.arange(n) < p)[:, None], 2,
+                         "expected 0 at [0, 4]"),
+    "the start too": (check.prompt_mask, lambda p, n: prompt_of(p, n, wide=1), 2, "expected 0 at [0, 4]"),
+    "two squares": (check.prompt_mask, two_squares, 3, "expected 1 at [4, 0]"),
+    "the prompt alone": (check.prompt_mask, lambda p, n: (torch.arange(n) < p).expand(n, n), 4, "expected 1 at [4, 4]"),
+    "the rest both ways": (check.prompt_mask, lambda p, n: prompt_of(p, n) | (torch.arange(n) >= p)[:, None], 4,
+                           "expected 0 at [4, 5]"),
     "a row": (check.pooled, lambda m, mask: m[0], 0, "table(3, 4, 5)"),
     "a sum": (check.pooled, lambda m, mask: m.masked_fill(~mask[..., None], 0).sum(1), 1, "no padding"),
     "all positions": (check.pooled, lambda m, mask: m.mean(1), 2, "table(3, 4, 5)"),
@@ -790,13 +809,15 @@ CLIMBING = {
                  4, "was changed in place"),
 }  # fmt: skip
 ENCODER_LAWS = {check.gpt2_size: encoder.GPT2_SIZE, check.without_memory: encoder.WITHOUT_MEMORY,
-                check.pooled: encoder.POOLED}    # fmt: skip
+                check.prompt_mask: encoder.PROMPT_MASK, check.pooled: encoder.POOLED}    # fmt: skip
 
 
 def test_right_answers_pass_in_encoder():
     assert quietly(check.gpt2_size, 124.44) and quietly(check.gpt2_size, "124.44")
     assert quietly(check.gpt2_size, 124_439_808 / 1e6)
     assert quietly(check.without_memory, climb) and quietly(check.pooled, mean)
+    for right in (prompt_of, lambda p, n: torch.ones(n, n).tril().bool().index_fill(1, torch.arange(p), True)):
+        assert quietly(check.prompt_mask, right)
     assert quietly(check.pooled, lambda m, mask: torch.stack([row[real].mean(0) for row, real in zip(m, mask)]))
 
 
@@ -1157,13 +1178,16 @@ def never(finished):
     return False
 
 
-def batch_of(decode, memory, limit, at=-1, forget=False, whole=torch.all, more=0, quiet=PAD, returns=None):
-    tokens, finished = torch.full((len(memory), 1), START), torch.zeros(len(memory), dtype=torch.bool)
-    while not whole(finished) and tokens.shape[1] <= limit + more:
-        chosen = torch.where(finished, quiet, decode(tokens, memory)[:, at].argmax(-1))
+def batch_of(decode, prompts, memory, limit, at=lambda n: -1, forget=False, whole=torch.all, more=0, quiet=PAD,
+             returns=None):    # fmt: skip
+    tokens, finished = prompts, torch.zeros(len(prompts), dtype=torch.bool)
+    for n in range(limit + more):
+        chosen = torch.where(finished, quiet, decode(tokens, memory)[:, at(n)].argmax(-1))
         finished = (chosen == END) | (finished & (not forget))
         tokens = torch.cat([tokens, chosen[:, None]], dim=1)
-    return tokens[:, 1:] if returns is None else returns(tokens)
+        if whole(finished):
+            break
+    return tokens[:, prompts.shape[1] :] if returns is None else returns(tokens)
 
 
 def slip(checker, function, place, told, **changes):
@@ -1202,14 +1226,19 @@ TOGETHER = {
         step, prompts, limits.clamp_(max=8), end, pad), 9, "limits was changed"),
     "rows as lists": slip(check.write_batch, batch_of, 0, "expected a tensor", returns=lambda t: t[:, 1:].tolist()),
     "with START": slip(check.write_batch, batch_of, 1, "came [1, 3, 6, 5, 2]", returns=lambda t: t),
-    "the first position": slip(check.write_batch, batch_of, 1, "came [3, 3, 3", at=0),
+    "the first position": slip(check.write_batch, batch_of, 1, "came [3, 3, 3", at=lambda n: 0),
     "until one ends": slip(check.write_batch, batch_of, 2, "came [5, 2] and [3, 6]", whole=torch.any),
-    "the friend's": slip(check.write_batch, batch_of, 3, "came [5, 2, 0, 4", forget=True),
+    "a word wakes up": slip(check.write_batch, batch_of, 3, "came [5, 2, 0, 4", forget=True),
     "END for ever": slip(check.write_batch, batch_of, 3, "came [5, 2, 2, 2]", quiet=END),
     "no rest": slip(check.write_batch, batch_of, 4, "came [5, 2, 0, 0, 0", returns=lambda t: torch.cat(
         [t[:, 1:], t[:, :1] * PAD], 1) if len(t) == 2 and t.shape[1] == 5 else t[:, 1:]),
-    "one pass too many": slip(check.write_batch, batch_of, 5, "the limit is 6", more=1),
-    "a limit of its own": (check.write_batch, lambda d, m, limit: batch_of(d, m, 60), 5, "for the 41st time"),
+    "the friend's": slip(check.write_batch, batch_of, 5, "the prompt is 1 7 7", at=lambda n: n),
+    "a prompt unread": (check.write_batch, lambda d, p, m, limit: batch_of(d, p[:, :1], m, limit), 5, "came [3, 6"),
+    "all but START": slip(check.write_batch, batch_of, 5, "came [7, 7, 5, 2]", returns=lambda t: t[:, 1:]),
+    "one pass too many": slip(check.write_batch, batch_of, 6, "the limit is 6", more=1),
+    "a prompt that counts": (check.write_batch, lambda d, p, m, limit: batch_of(d, p, m, limit + 1 - p.shape[1]), 6,
+                             "the limit is 6"),
+    "a limit of its own": (check.write_batch, lambda d, p, m, limit: batch_of(d, p, m, 60), 6, "for the 41st time"),
 }  # fmt: skip
 GENERATION_LAWS = {check.ended_share: generation.ENDED_SHARE, check.say_all: generation.SAY_ALL,
                    check.write_batch: generation.WRITE_BATCH}    # fmt: skip

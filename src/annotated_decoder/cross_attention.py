@@ -30,11 +30,7 @@ def memory_keys_values(
     Chapter *Cross-attention*.
     """
     if memory_mask is not None:
-        shape = tuple(memory.shape[:2])
-        if memory_mask.dtype != torch.bool or memory_mask.shape != shape:
-            given = f"{memory_mask.dtype} of shape {tuple(memory_mask.shape)}"
-            remedy = f"give torch.bool of shape {shape}"
-            raise ValueError(f"the memory mask is {given}; {remedy}")
+        _must_fit(memory_mask, memory)
         memory = torch.where(memory_mask[..., None], memory, 0.0)
     return attn.keys_values(memory)
 
@@ -49,3 +45,12 @@ def padding_mask(
     Chapter *Cross-attention*.
     """
     return None if memory_mask is None else memory_mask[:, None, None, :]
+
+# %% ../../notebooks/03_cross_attention.ipynb #must-fit
+def _must_fit(memory_mask: Tensor, memory: Tensor) -> None:
+    "Raise ValueError unless the mask is boolean, with an entry for each vector of the memory."
+    shape = tuple(memory.shape[:2])
+    if memory_mask.dtype != torch.bool or memory_mask.shape != shape:
+        given = f"{memory_mask.dtype} of shape {tuple(memory_mask.shape)}"
+        remedy = f"give torch.bool of shape {shape}"
+        raise ValueError(f"the memory mask is {given}; {remedy}")

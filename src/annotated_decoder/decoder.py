@@ -149,7 +149,7 @@ class DecoderLayer(nn.Module):
         given = self.ffn_res.read(x)
         return self.ffn_res.add(x, self.ffn(given))
 
-    def self_attend(self, x, cache):
+    def self_attend(self, x, cache=None):
         "Self-attention: each position reads itself and those before it."
         k, v = self.self_attn.keys_values(x)            # (b h t head_dim) twice
         if cache is not None:
@@ -157,7 +157,7 @@ class DecoderLayer(nn.Module):
         mask = self.mask(x.shape[1], k.shape[2], x.device)
         return self.self_attn(x, k, v, mask)
 
-    def cross_attend(self, x, memory, memory_mask, cache):
+    def cross_attend(self, x, memory, memory_mask=None, cache=None):
         "Cross-attention: each position reads the memory."
         project = partial(memory_keys_values, self.cross_attn, memory, memory_mask)
         # A cache calls `project` once for each layer, and keeps what it gives.

@@ -7,7 +7,7 @@ from .cross_attention import numbers_kept, padded_weights, read_memory
 from .decoder import lens, pre_norm_layer, pre_norm_sum
 from .embedding import placed, turned, two_positions
 from .encoder_outputs import n_padding, padded_left, spoken
-from .encoder import gpt2_size, pooled, without_memory
+from .encoder import gpt2_size, pooled, prompt_mask, without_memory
 from .fast_decoding import bytes_of_a_step, filled_part, to_whole
 from .looking_inside import columns_in_effect, other_columns, without_head
 from .normalization import climbed, one_sublayer, rms_in_half
@@ -28,7 +28,7 @@ __all__ = [
     "two_positions", "turned", "placed",
     "one_sublayer", "rms_in_half", "climbed",
     "pre_norm_sum", "lens", "pre_norm_layer",
-    "gpt2_size", "without_memory", "pooled",
+    "gpt2_size", "without_memory", "prompt_mask", "pooled",
     "tied_bytes", "best_tokens", "two_ends",
     "sharper_share", "masked_loss", "drawn",
     "ended_share", "say_all", "write_batch",

@@ -78,9 +78,9 @@ def _right(decoder: Decoder, projection: Projection, memory: Tensor) -> Tensor:
     layers: Any = decoder.layers
     storeys = [x]
     for layer in layers:
-        x = layer.self_res.add(x, layer.self_attend(layer.self_res.read(x), None))
+        x = layer.self_res.add(x, layer.self_attend(layer.self_res.read(x)))
         storeys.append(x)
-        x = layer.cross_res.add(x, layer.cross_attend(layer.cross_res.read(x), memory, None, None))
+        x = layer.cross_res.add(x, layer.cross_attend(layer.cross_res.read(x), memory))
         storeys.append(x)
         x = layer.ffn_res.add(x, layer.ffn(layer.ffn_res.read(x)))
         storeys.append(x)
@@ -123,7 +123,7 @@ def _memory(yours):
 # %% ../../../notebooks/check/decoder.ipynb #lens-laws-2
 @law("the highest says what the model says", "What is each sublayer given, and to what is its answer added?",
      "Each of the three has a residual: read before it, add after it.",
-     "x = layer.self_res.add(x, layer.self_attend(layer.self_res.read(x), None))")  # fmt: skip
+     "x = layer.self_res.add(x, layer.self_attend(layer.self_res.read(x)))")  # fmt: skip
 def _highest(yours):
     decoder, projection = _model()
     said = projection(decoder(_TOKENS, table(2, 3, 8, seed=1)))
@@ -187,7 +187,7 @@ def _form(yours):
 
 
 @law("what follows changes nothing", "What must a position not see?",
-     "The layer's own method self_attend has the mask.", "layer.self_attend(ln_1(x), None)")  # fmt: skip
+     "The layer's own method self_attend has the mask.", "layer.self_attend(ln_1(x))")  # fmt: skip
 def _causal(yours):
     x = table(2, 4, 8)
     after = _vectors(yours, _layer(), _changed(x, 3))[:, :3]
@@ -203,7 +203,7 @@ def _shortcut(yours):
 # %% ../../../notebooks/check/decoder.ipynb #layer-laws-2
 @law("a query knows what self-attention has found", "What does cross-attention read, and what was found before it?",
      "Follow y: where is it read, and where only added?",
-     "layer.cross_attend(ln_2(y), memory, None, None)")  # fmt: skip
+     "layer.cross_attend(ln_2(y), memory)")  # fmt: skip
 def _query(yours):
     x = table(2, 4, 8)
     shares = []

@@ -33,7 +33,7 @@ _SLIPS = {
 }  # fmt: skip
 
 TWO_POSITIONS = (
-    number_law("one number", lambda s: True, _SLIPS, "A dot product is one number.",
+    number_law("one number", lambda s: True, _SLIPS, "What is sin a · sin b + cos a · cos b?",
                "Add what the two hands give.", "cos(…) + cos(…)"),
     number_law("it is at most 2, with either sign", lambda s: abs(s) <= 2, _SLIPS, "How long is each hand?",
                "Two hands of length 1 have a dot product from −1 to 1.", "cos(1) + cos(1/100)"),
@@ -62,8 +62,8 @@ def _right(x: Tensor, start: int) -> Tensor:
     return torch.view_as_real(turned).flatten(-2)
 
 
-@law("a vector comes back for each vector", "Which shape has x?", "Two numbers go in for a pair, and two come out.",
-     "torch.stack([…, …], -1).flatten(-2)")  # fmt: skip
+@law("a vector comes back for each vector", "`rotate` is near. Which position does it give to x[:, 0]?",
+     "Two numbers go in for a pair, and two come out.", "torch.stack([…, …], -1).flatten(-2)")  # fmt: skip
 def _each(yours):
     must_be_tensor(yours(table(2, 5, 6), 0), (2, 5, 6), "table(2, 5, 6), start 0")
 
