@@ -141,7 +141,7 @@ def _in_batches(device: str) -> Any:
     trained.model.to(find_device(device))
     return trained
 
-
+# %% ../../../notebooks/pronunciation/saying.ipynb #network
 def _end_of(piece: str) -> float:
     "How probable the network finds the last symbol of its own answer."
     *_, last = speaker().steps(piece)
