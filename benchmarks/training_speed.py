@@ -1,5 +1,6 @@
 """Training pairs a second, all in turns in this one script: this book's model, torch.nn.Transformer of the same shape,
 batches of like length against random ones, and single precision against bfloat16; then where the time of a step goes.
+Then a step of a wider pair, with targets of 64, 512 and 2,048 tokens, as many tokens in each batch.
 
 `python benchmarks/training_speed.py` prints what it finds; with `--save` it writes `training_speed.json` beside itself.
 """
@@ -13,10 +14,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from annotated_decoder.decoder import StackConfig
+from annotated_decoder.generation import EncoderDecoder
 from annotated_decoder.pronunciation.dictionary import read_cmudict, split_of
 from annotated_decoder.pronunciation.recipe import machine, new_pronouncer
 from annotated_decoder.softmax import cross_entropy
-from annotated_decoder.training import batches, collate
+from annotated_decoder.training import Example, batches, collate
 
 HERE = Path(__file__).parent
 
@@ -24,9 +27,10 @@ HERE = Path(__file__).parent
 class Theirs(nn.Module):
     "torch.nn.Transformer with the embeddings and the tied head around it that the other model has."
 
-    def __init__(self, ours, dropout=0.1):
+    def __init__(self, ours):
         super().__init__()
         encoder, decoder = ours.encoder.config, ours.decoder.config
+        dropout = decoder.dropout
         self.d_model = decoder.d_model
         self.source = nn.Embedding(encoder.vocab_size, encoder.d_model)
         self.target = nn.Embedding(decoder.vocab_size, decoder.d_model)
@@ -80,6 +84,39 @@ def profile(contestant) -> dict[str, float]:
     return {name: round(t / total, 3) for name, t in sorted(spent.items(), key=lambda x: -x[1])[:12]}
 
 
+def in_turns(contestants, rounds) -> dict[str, dict[str, float]]:
+    "Medians of the rates and of their ratios to the first one's; in each round all have a turn."
+    for contestant in contestants.values():
+        contestant.rate()                                           # warm up
+    rates = {name: [] for name in contestants}
+    for _ in range(rounds):
+        for name, contestant in contestants.items():
+            rates[name].append(contestant.rate())
+    base = next(iter(rates.values()))
+    return {
+        name: {
+            "pairs_per_second": float(f"{statistics.median(each):.3g}"),
+            "ratio": round(statistics.median(a / b for a, b in zip(each, base, strict=True)), 2),
+        }
+        for name, each in rates.items()
+    }
+
+
+def by_length(rounds, lengths=(64, 512, 2_048), tokens=2_048, source=64, layers=2) -> dict[str, dict]:
+    "Steps of a pair of width 512, random tokens, with dropout as each model has it and without."
+    found = {}
+    for length in lengths:
+        for dropout in (0.1, 0.0):
+            sizes = dict(vocab_size=8_000, max_len=max(lengths), d_model=512, n_heads=8, d_ff=2_048)
+            shape = StackConfig(**sizes, n_layers=layers, dropout=dropout)
+            ours, ids = EncoderDecoder.of(shape, shape), torch.randint(3, 8_000, (tokens // length, source + length))
+            examples = [Example(tuple(row[:source]), tuple(row[source + 1 :])) for row in ids.tolist()]
+            epoch = [collate(examples)]
+            pair = {"torch.nn.Transformer": Contestant(Theirs(ours), epoch), "this book": Contestant(ours, epoch)}
+            found[f"target {length}, dropout {dropout}"] = in_turns(pair, rounds)["this book"]["ratio"]
+    return found
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     options.add_argument("--rounds", type=int, default=7)
@@ -106,22 +143,10 @@ def main() -> None:
         "torch.nn.Transformer, bfloat16": Contestant(Theirs(trained.model), alike, bfloat16=True),
         "this book, bfloat16": Contestant(new_pronouncer(dictionary).model, alike, bfloat16=True),
     }
-    for contestant in contestants.values():
-        contestant.rate()                                           # warm up
-    rates = {name: [] for name in contestants}
-    for _ in range(args.rounds):
-        for name, contestant in contestants.items():
-            rates[name].append(contestant.rate())
-    base = rates["torch.nn.Transformer"]
-    found = {
-        name: {
-            "pairs_per_second": round(statistics.median(each)),
-            "ratio": round(statistics.median(a / b for a, b in zip(each, base, strict=True)), 2),
-        }
-        for name, each in rates.items()
-    }
-    result = {"machine": machine(), "pairs": sum(len(batch.source) for batch in alike), "rates": found}
+    result = {"machine": machine(), "pairs": sum(len(batch.source) for batch in alike)}
+    result["rates"] = in_turns(contestants, args.rounds)
     result["profile"] = {name: profile(contestants[name]) for name in ("this book", "this book, bfloat16")}
+    result["ratio by length"] = by_length(args.rounds)
     print(json.dumps(result, indent=1))
     if args.save:
         (HERE / "training_speed.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -75,6 +75,17 @@ def test_a_typed_word_is_said_as_the_package_says_it(opened, typed):
     assert f"probability {p:.2f}" in root.get_by_role("status").inner_text() and complaints == []
 
 
+@pytest.mark.parametrize("typed", ["neuropsychopharmacology", "internationalization", "cat"])
+def test_an_end_that_the_package_doubts_is_doubted_here_too(opened, typed):
+    tab, root, _, _ = opened()
+    say(root, typed)
+    wait_for(tab, root, typed)
+    doubted = not pronouncer().transcribe(typed)[0].finished
+    assert doubted == (typed == "neuropsychopharmacology")
+    assert root.locator(".sound.doubtful").all_inner_texts() == ["</s>"] * doubted
+    assert ("stopped too early" in root.get_by_role("status").inner_text()) == doubted
+
+
 def test_another_candidate_changes_what_follows_and_can_be_taken_back(opened):
     tab, root, _, _ = opened()
     say(root, "read")

@@ -16,6 +16,7 @@ from ..encoder_outputs import END, START
 from ..generation import generate_steps
 from ..looking_inside import record_attention
 from ..pronunciation.phonemes import PHONEMES
+from ..pronunciation.saying import LONG, SURE
 from ..softmax import softmax
 from .interactive import Piece, read_piece_file, still_table
 from ..trained.model_file import TrainedModel
@@ -81,7 +82,7 @@ def instrument(
     data = {
         "words": told, "symbols": list(trained.target.symbols), "end": trained.target.symbols[END], "layers": n_layers,
         "heads": n_heads, "layer": layer, "plays": plays, "live": live, "bytes": _bytes_of(trained),
-        "as_in": _as_in(trained.target.symbols),
+        "as_in": _as_in(trained.target.symbols), "doubt": {"letters": LONG, "end": SURE},
     }    # fmt: skip
     script, style = read_piece_file("instrument.js"), read_piece_file("instrument.css")
     return Piece(label, data, _still(trained, words[0], runs[words[0]], letters[words[0]], layer), script, style)

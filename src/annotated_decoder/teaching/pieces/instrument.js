@@ -7,8 +7,8 @@ const motion = () => !matchMedia("(prefers-reduced-motion: reduce)").matches;
 const largest = (row) => row.indexOf(Math.max(...row));
 const mean = (rows) => rows[0].map((_, i) => rows.reduce((sum, row) => sum + row[i], 0) / rows.length);
 const shown = (p) => (p < 0.0005 ? "<0.001" : p.toFixed(p < 0.005 ? 3 : 2));
-const softmax = (logits) => {
-  const most = Math.max(...logits), powers = logits.map((z) => Math.exp((z - most) / (temperature || 1)));
+const softmax = (logits, heat = temperature || 1) => {
+  const most = Math.max(...logits), powers = logits.map((z) => Math.exp((z - most) / heat));
   const sum = powers.reduce((all, power) => all + power, 0);
   return powers.map((power) => power / sum);
 };
@@ -164,10 +164,14 @@ const drawLetters = () => letters.replaceChildren(...run.source.map((letter, i) 
   };
   return button([letter], flip, { class: "tile letter", "aria-pressed": Boolean(covered[i]), title: "cover it" });
 }));
+const doubtful = (i) => {                                             // an end in the middle of a long word
+  const { logits, token } = run.steps[i], { letters: long, end: sure } = data.doubt;
+  return token === END && i >= forced.length && run.source.length - 1 > long && softmax(logits, 1)[END] < sure;
+};
 const drawSounds = () => sounds.replaceChildren(...run.steps.map(({ token }, i) => (i > at
   ? el("span", { class: "tile sound later", "aria-hidden": "true" }, told ? name(token) : "·")
   : button([name(token)], () => { stop(); walk.go(i + 1); sounds.children[i].focus(); },
-    { class: "tile sound", "aria-current": i === at ? "step" : null }))));
+    { class: `tile sound${doubtful(i) ? " doubtful" : ""}`, "aria-current": i === at ? "step" : null }))));
 const drawArcs = () => {
   const left = scene.getBoundingClientRect().left, tall = arcs.clientHeight;
   const middle = (tile) => { const box = tile.getBoundingClientRect(); return box.left - left + box.width / 2; };
@@ -234,9 +238,10 @@ const inWords = () => {
   const others = token === first ? `the next most probable are ${is(second)} and ${is(third)}`
     : `the most probable is ${is(first)}`;
   const stuck = at === run.steps.length - 1 && token !== END ? " No position is left: it found no end." : "";
+  const cut = doubtful(at) ? ` So long a word that ends with less than ${data.doubt.end} is seldom whole: it may have stopped too early.` : "";
   return `Step ${at + 1} of ${run.steps.length}: ${after}${who} ${what}${asIn ? `, as in ${asIn}` : ""}, `
     + `probability ${shown(p[token])}${heated}; ${others}. `
-    + `It looks most at ${run.source[letter]}, weight ${row[letter].toFixed(2)} (${viewName(view)}).${stuck}`;
+    + `It looks most at ${run.source[letter]}, weight ${row[letter].toFixed(2)} (${viewName(view)}).${stuck}${cut}`;
 };
 const follow = () => {                                                // a long word scrolls with its step
   const box = scene.parentNode.getBoundingClientRect(), tile = sounds.children[at].getBoundingClientRect();
