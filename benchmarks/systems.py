@@ -47,19 +47,19 @@ class Ours:
     @staticmethod
     def prepare(pairs: Pairs, folder: Path) -> dict:
         from annotated_decoder import __version__
-        from annotated_decoder.pronunciation.model import PRONOUNCER
+        from annotated_decoder.pronunciation.saying import PRONOUNCER
 
         weights = Path(PRONOUNCER).read_bytes()
         version = f"annotated-decoder {__version__}, weights {hashlib.sha256(weights).hexdigest()[:12]}"
         return {"version": version, "bytes": len(weights)}
 
     def __init__(self, folder: Path):
-        from annotated_decoder.pronunciation.model import pronouncer
+        from annotated_decoder.pronunciation.saying import say_words
 
-        self.model = pronouncer()
+        self.say = say_words
 
     def transcribe(self, words: list[str]) -> dict[str, list[str]]:
-        return self.model.transcribe(words, **self.options)
+        return {word: list(found[0].symbols) for word, found in self.say(words, **self.options)}
 
 
 class OursBeam(Ours):
