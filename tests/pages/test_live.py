@@ -80,7 +80,8 @@ def test_an_end_that_the_package_doubts_is_doubted_here_too(opened, typed):
     tab, root, _, _ = opened()
     say(root, typed)
     wait_for(tab, root, typed)
-    doubted = not pronouncer().transcribe(typed)[0].finished
+    ((_, (answer,)),) = pronouncer().stream([typed])
+    doubted = not answer.finished
     assert doubted == (typed == "neuropsychopharmacology")
     assert root.locator(".sound.doubtful").all_inner_texts() == ["</s>"] * doubted
     assert ("stopped too early" in root.get_by_role("status").inner_text()) == doubted

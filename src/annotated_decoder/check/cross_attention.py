@@ -236,7 +236,7 @@ def _meaning(yours):
     _must_differ(yours, c, other, "case(1, b=1, t=1, s=2), mask [True, False], column 0 grows by 1")
 
 
-@law("of a single column, the value is read, whatever the score",
+@law("one query and one column: the value is read, whatever the score",
      "There is one column. Which weight must it have?",
      "Do the scores go through a softmax, and are its weights applied to the values, memory @ w_v?",
      "weights = scores.softmax(-1), then weights @ (memory @ w_v)")  # fmt: skip

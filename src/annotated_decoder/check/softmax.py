@@ -143,7 +143,7 @@ def _must_hit(yours: Any, logits: Tensor, darts: Tensor, case: str) -> None:
     found, right = (each.tolist() for each in (_tokens(yours, logits, darts, case), _hit(logits, darts)))
     for row, (came, token) in enumerate(zip(found, right)):
         if came != token:
-            raise Broken(f"dart {darts[row]:.3f} of row {row}: expected token {token}, came {came}", case)
+            raise Broken(f"dart {darts[row]:.3f}, number {row}: expected token {token}, came {came}", case)
 
 
 @law("an id for each row", "How many tokens does a batch of four rows draw?", "One for each row: count along the last "
@@ -179,7 +179,7 @@ def _often(yours):
 @law("a dart hits the token that lies there", "In which order do the shares lie on the line?",
      "In the order of the ids, from 0 on.", "shares.cumsum(-1), unsorted")  # fmt: skip
 def _there(yours):
-    _must_hit(yours, table(4, 5)[0].expand(100, 5), _DARTS, "row 0 of table(4, 5), 100 darts")
+    _must_hit(yours, table(4, 5)[0].expand(100, 5), _DARTS, "row 0 of table(4, 5), repeated for 100 darts")
 
 
 DRAWN = (_each, _alone, _often, _there, inputs_kept)

@@ -123,7 +123,7 @@ def invented(
                 yield string, said
 
 # %% ../../../notebooks/pronunciation/recipe.ipynb #taught
-_KEPT = 8    # probabilities of a position that a student is told; the others are below a thousandth together
+_KEPT = 8    # probabilities of a position that a student is told, scaled to 1; most of the rest is what smoothing gave
 Key = tuple[tuple[int, ...], tuple[int, ...]]
 
 
