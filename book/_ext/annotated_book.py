@@ -345,7 +345,7 @@ class ClaimCards(MystDirective):
 class LiveInstrument(SphinxDirective):
     """The instrument with a box to type into; its script and style are files beside the page, not text in it.
 
-    ```{live-instrument} nebulizing read daughter
+    ```{live-instrument} nebulizing read knight
     :label: Type a word. Watch a decoder say it.
     :layer: 1
     ```
