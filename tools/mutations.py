@@ -85,7 +85,9 @@ def test(folder: Path, tests: list[str]) -> int:
         os.dup2(log.fileno(), 2)
     sys.path.insert(0, str(folder))
     os.chdir(ROOT)
-    status = pytest.main(["-q", "-x", "-p", "no:cacheprovider", "--no-header", *(f"tests/{test}" for test in tests)])
+    # Loading nbval would take most of a run's time, and no test here is a notebook.
+    plugins = [f"-pno:{name}" for name in ("cacheprovider", "nbval", "unraisableexception")]
+    status = pytest.main(["-q", "-x", "--no-header", *plugins, *(f"tests/{test}" for test in tests)])
     found = sys.modules["annotated_decoder"].__file__
     return int(status) if Path(found).is_relative_to(folder) else 99
 
