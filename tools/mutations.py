@@ -122,7 +122,8 @@ def main() -> int:
 
     os.environ |= {"HYPOTHESIS_PROFILE": "mutants", "OMP_NUM_THREADS": "1"}
     # What the tests need is loaded once; each run is a fork of this process, in which the package is not yet loaded.
-    import beartype, hypothesis, jaxtyping, safetensors.torch, torch, transformers.models.t5.modeling_t5  # noqa: E401, F401, I001
+    import beartype, hypothesis, jaxtyping, matplotlib.pyplot, safetensors.torch, torch  # noqa: E401, F401, I001
+    import transformers.models.t5.modeling_t5  # noqa: F401
 
     gc.freeze()    # or each fork would copy all of it at its first collection of garbage
     listed = [mutation for mutation in mutations() if not args.modules or mutation["module"] in args.modules]
