@@ -1,5 +1,8 @@
 """What this book asks of Sphinx beyond Jupyter Book: a small extension, named in `_config.yml`."""
 
+import base64
+import hashlib
+import html
 import inspect
 import json
 import pkgutil
@@ -426,8 +429,29 @@ DRAWS_ICONS, SEARCHES = (
 )
 
 
+POLICY = '<meta http-equiv="Content-Security-Policy"'
+OWN_SCRIPT = re.compile(r"<script(?![^>]*\b(?:src=|type=.application/json))[^>]*>(.*?)</script>", re.DOTALL)
+OWN_HANDLER = re.compile(r"""\son\w+="([^"]*)\"""")
+
+
+def guard(page):
+    "A page that says what it may run and load: files of its own site, and by their hashes the scripts that it holds."
+    if POLICY in page:
+        return page
+    scripts = {*OWN_SCRIPT.findall(page), *map(html.unescape, OWN_HANDLER.findall(page))}
+    digests = sorted(base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    rules = {
+        "default-src": "'none'", "img-src": "'self' data:", "media-src": "'self' data: blob:", "font-src": "'self'",
+        "connect-src": "'self'", "style-src": "'self' 'unsafe-inline'", "form-action": "'self'", "base-uri": "'none'",
+        "script-src": " ".join(["'self' 'unsafe-hashes'", *(f"'sha256-{digest}'" for digest in digests)]),
+    }    # fmt: skip
+    policy = "; ".join(f"{name} {allowed}" for name, allowed in rules.items())
+    return re.sub(r"<meta charset[^>]*>", rf'\g<0>\n    {POLICY} content="{policy}" />', page, count=1)
+
+
 def lighten(app, exception):
-    "Take from the pages what they load and never use: a script that draws icons a second time, the index of words."
+    """Take from the pages what they load and never use, a script that draws icons a second time and the index of words;
+    and guard them."""
     if exception or app.config.html_theme != "sphinx_book_theme":
         return
     static, icons, signs = Path(app.outdir) / "_static", set(), set("∑∏∫√()[]{}|‖⌊⌋")
@@ -437,8 +461,8 @@ def lighten(app, exception):
         signs |= set("".join(re.findall(r"<m[ion][^>]*>([^<]*)<", text)))
         lighter = DRAWS_ICONS.sub("", text)
         lighter = lighter if page.name == "search.html" else SEARCHES.sub("", lighter)
-        if lighter != text:
-            page.write_text(lighter, encoding="utf-8")
+        if (guarded := guard(lighter)) != text:
+            page.write_text(guarded, encoding="utf-8")
     for script in static.rglob("*theme.js"):
         icons |= set(ICON.findall(script.read_text(encoding="utf-8")))
     style = (static / "styles" / "pydata-sphinx-theme.css").read_text(encoding="utf-8")
