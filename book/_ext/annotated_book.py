@@ -30,6 +30,14 @@ NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 PACKAGE = "annotated_decoder"
 
 
+def slug(title):
+    "What a link calls a heading, here and in JupyterLab, which knows no other name: its words with hyphens between."
+    return title.translate(STRAIGHT).strip().replace(" ", "-")
+
+
+STRAIGHT = str.maketrans("’‘“”", "''\"\"")
+
+
 class HideDirectives(SphinxTransform):
     "Take the exporter's `#| …` lines off the page; the notebook keeps them."
 

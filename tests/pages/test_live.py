@@ -56,7 +56,7 @@ def test_nothing_is_loaded_before_the_first_key_and_then_two_files_once(opened):
     tab, root, complaints, asked = opened()
     assert not set(FILES) & set(asked)
     root.get_by_label("a word").press_sequentially("c")
-    tab.wait_for_function("!document.querySelector('.annotated-piece progress')")
+    wait_until(tab, lambda: tab.evaluate("!document.querySelector('.annotated-piece progress')"))
     root.get_by_label("a word").press_sequentially("at")
     say(root, "cat")
     wait_for(tab, root, "cat")
@@ -137,7 +137,7 @@ def test_a_choice_that_was_not_recorded_is_said_by_the_model(opened):
     root.locator(".tiles .sound").nth(2).click()
     before, other = said(root), root.locator(".candidate").nth(3).locator(".tile").inner_text()
     root.locator(".candidate").nth(3).click()
-    tab.wait_for_function("document.querySelector('[role=status]').textContent.includes('you chose')")
+    wait_until(tab, lambda: tab.evaluate("document.querySelector('[role=status]').textContent.includes('you chose')"))
     ids = [pronouncer().target.symbols.index(symbol) for symbol in [*before[:2], other]]
     assert said(root) == symbols(record_run(pronouncer(), "nebulizing", ids))    # and what follows stands there
     assert sorted(name for name in asked if name in FILES) == FILES and complaints == []
@@ -262,7 +262,7 @@ def test_without_its_files_a_sentence_says_so_and_the_recorded_words_play(opened
     tab, root, _, _ = opened(before=lambda tab: tab.route("**/pronouncer.safetensors", lambda r: r.fulfill(status=404)))
     say(root, "cat")
     alert = root.get_by_role("alert")
-    tab.wait_for_function("document.querySelector('[role=alert]').textContent")
+    wait_until(tab, lambda: tab.evaluate("document.querySelector('[role=alert]').textContent"))
     assert "could not be loaded (the server answers 404)" in alert.inner_text()
     root.get_by_role("button", name="read", exact=True).click()
     assert said(root)[0] == "R"

@@ -80,6 +80,23 @@ SCROLLING = """() => [...document.querySelectorAll("article *")].filter(
   e => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX === "auto").length"""
 
 
+def test_a_page_runs_its_own_scripts_and_no_other(browser, site):
+    "A script that got into a page, an element's handler, and one from another host are refused; the page works."
+    tab = browser.new_page()
+    page = "notebooks/03_cross_attention.html"
+    bad = """<script>window.got = 1</script><img src="data:," onerror="window.got = 2"><script src="data:,got=3"></script>"""
+    text = (HTML / page).read_text(encoding="utf-8").replace("</article>", bad + "</article>", 1)
+    tab.route(f"**/{page}", lambda route: route.fulfill(body=text, content_type="text/html"))
+    tab.goto(site + page)
+    assert tab.evaluate("window.got") is None and tab.locator(".annotated-piece .still").count() == 0
+    tab.get_by_role("button", name="Download this page").click()
+    printed = tab.locator("button[onclick='window.print()']").first
+    tab.evaluate("window.print = () => { window.got = 'printed' }")
+    printed.dispatch_event("click")
+    assert tab.evaluate("window.got") == "printed"
+    tab.close()
+
+
 @pytest.mark.parametrize("page", ["notebooks/12_strategies.html", "notebooks/03_cross_attention.html"])
 def test_on_a_telephone_what_scrolls_is_reached_by_the_keyboard(browser, site, page):
     "The theme looks once, when a page is loaded, which of its parts scroll."
