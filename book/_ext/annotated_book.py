@@ -38,16 +38,19 @@ def slug(title):
 STRAIGHT = str.maketrans("’‘“”", "''\"\"")
 
 
+DIRECTIVES = ("#|", "#@title")
+
+
 class HideDirectives(SphinxTransform):
-    "Take the exporter's `#| …` lines off the page; the notebook keeps them."
+    "Take the exporter's `#| …` lines and Colab's titles off the page; the notebook keeps them."
 
     default_priority = 400
 
     def apply(self):
         for block in self.document.findall(nodes.literal_block):
-            if block.astext().startswith("#|"):
+            if block.astext().startswith(DIRECTIVES):
                 lines = block.astext().splitlines()
-                shown = "\n".join(line for line in lines if not line.startswith("#|")).strip("\n")
+                shown = "\n".join(line for line in lines if not line.startswith(DIRECTIVES)).strip("\n")
                 block.rawsource = shown
                 block.children = [nodes.Text(shown)]
 

@@ -79,6 +79,7 @@ def still_table(values: Sequence[Sequence[float]], rows: Sequence[str], columns:
             f"\n<thead><tr>{corner}{head}</tr></thead>\n<tbody>{body}</tbody></table></div>")
 
 # %% ../../../notebooks/teaching/interactive.ipynb #piece
+_ASLEEP = '<p class="asleep">It moves where scripts run; in a notebook, run its cell.</p>'
 _TOOLS, _STYLE, _FRAME = (read_piece_file(name) for name in ("tools.js", "common.css", "frame.js"))
 
 
@@ -132,7 +133,7 @@ class Piece:
         label = html.escape(self.label)
         return (f'<figure class="annotated-piece" data-piece="{self.id}" role="group" aria-label="{label}">\n'
                 f"<figcaption>{label}</figcaption>\n{style}\n"
-                f'<div class="still">{self.still}</div>\n'
+                f'<div class="still">{self.still}\n{_ASLEEP}</div>\n'
                 f'<script type="application/json">{as_json(self.data, self.digits)}</script>\n'
                 f"{script}\n</figure>")    # fmt: skip
 
