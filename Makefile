@@ -12,7 +12,7 @@ READY := .venv/.ready-$(shell printf '%s %s' '$(CURDIR)' "$$($(PYTHON) -V 2>&1)"
 # One thread each, so that a sum is added up in the same order on every machine.
 QUIET := OMP_NUM_THREADS=1 PYTHONHASHSEED=0 PYDEVD_DISABLE_FILE_VALIDATION=1 JUPYTER_PLATFORM_DIRS=1
 
-.PHONY: help env book serve pdf epub test lint unit notebooks mutants alone pages export run chapter lock weights evaluate kinds peers parity speed decoding-speed ablation dist clean
+.PHONY: help env book serve pdf epub test lint unit notebooks mutants alone pages export run chapter lock audit weights evaluate kinds peers parity speed decoding-speed ablation dist clean
 
 help:  ## list the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1 \2/p' $(MAKEFILE_LIST) | while read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
@@ -67,8 +67,10 @@ mutants: $(READY)  ## break each law, and see the test meant for it fail
 notebooks: $(READY)  ## nbval on every notebook here, while you edit; `alone` does it more strictly
 	$(QUIET) $(BIN)/python -m pytest -n 2 --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout=300 notebooks
 
+# Of packages: pinned as in requirements.txt, or `make alone VERSIONS=floors` (the least allowed), or newest.
+VERSIONS := pinned
 alone: $(READY)  ## nbval: the wheel in a bare environment, every notebook alone with it, on another CPU's arithmetic
-	$(BIN)/python tools/alone.py
+	$(BIN)/python tools/alone.py --versions $(VERSIONS)
 
 # A browser may stall: a test that does not end says where it stood, and what failed is run once more in another one.
 PAGES := $(BIN)/python -m pytest -n 2 -o faulthandler_timeout=240 -o faulthandler_exit_on_timeout=true tests/pages
@@ -93,6 +95,13 @@ lock: $(READY)  ## write requirements.lock anew: the newest packages that requir
 	  printf '%s\n' $(TORCH_ONLY) | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	    --no-annotate --no-emit-package torch --excludes - requirements.txt; } > _build/requirements.lock
 	mv _build/requirements.lock requirements.lock
+
+audit: $(READY)  ## known weaknesses of the packages in requirements.lock, and of torch (asks a database on the network)
+	$(BIN)/python -m pip install --quiet pip-audit
+	$(BIN)/pip-audit --disable-pip --require-hashes -r requirements.lock
+	@mkdir -p _build
+	sed -n '/^torch==/p' requirements.txt > _build/torch.txt
+	$(BIN)/pip-audit --disable-pip --no-deps -r _build/torch.txt
 
 weights: $(READY)  ## train two teachers and the shipped model anew (hours on 2 cores) and score it
 	for seed in 2 3; do \

@@ -1,7 +1,8 @@
 """Run every notebook alone, as Colab does: in an empty folder, with the built wheel, on another CPU's arithmetic.
 
 The wheel is built from the source archive and installed into an environment of its own, with what it asks for and
-nothing else; only torch is shared with `.venv`, because of its size, unless `--python` is of another version.
+nothing else; only torch is shared with `.venv`, because of its size, unless `--python` is of another version, or
+`--versions` asks for the least that the package allows, or for the newest there are.
 First the package is used without the notebooks' extra; then each notebook runs in a folder that holds nothing but
 itself, with two threads and the plainest of torch's kernels (ATEN_CPU_CAPABILITY=default), and what it prints must
 agree with what is stored.
@@ -14,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 from notebooks import FOLDER, ROOT, every_notebook
@@ -38,14 +40,25 @@ def build() -> Path:
     return wheel
 
 
-def environment(wheel: Path, python: str) -> None:
-    "A bare environment with the wheel; it sees this environment's torch and nothing else of it."
+def floors() -> str:
+    "The least version of everything that the package and its notebooks ask for, as pip reads it."
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = project["dependencies"] + project["optional-dependencies"]["notebooks"]
+    return "".join(f"{line.replace('>=', '==')}\n" for line in asked if "==" in line or ">=" in line)
+
+
+def environment(wheel: Path, python: str, versions: str) -> None:
+    """A bare environment with the wheel, at the versions of requirements.txt, at the least that pyproject.toml allows
+    or at the newest. At the first it sees this environment's torch and nothing else of it."""
     shutil.rmtree(HOME / "env", ignore_errors=True)
     call(python, "-m", "venv", HOME / "env")
     (packages,) = (HOME / "env" / "lib").glob("python*/site-packages")
-    if packages.parent.name == f"python{sys.version_info[0]}.{sys.version_info[1]}":
+    same = packages.parent.name == f"python{sys.version_info[0]}.{sys.version_info[1]}"
+    if same and versions == "pinned":
         share_torch(packages)
-    pip = PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-c", ROOT / "requirements.txt"
+    (HOME / "floors.txt").write_text(floors())
+    limits = {"pinned": ["-c", ROOT / "requirements.txt"], "floors": ["-c", HOME / "floors.txt"], "newest": []}
+    pip = PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *limits[versions]
     call(*pip, wheel)
     use(packages)
     call(*pip, f"{wheel}[notebooks]", "ipykernel")
@@ -109,10 +122,11 @@ def run_alone(names: list[str]) -> int:
 def main() -> int:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--python", default=sys.executable, help="the interpreter; this one unless given")
+    options.add_argument("--versions", choices=["pinned", "floors", "newest"], default="pinned", help="of packages")
     options.add_argument("names", nargs="*", help="stems of notebooks; all unless given")
     args = options.parse_args()
     HOME.mkdir(parents=True, exist_ok=True)
-    environment(build(), args.python)
+    environment(build(), args.python, args.versions)
     return run_alone(args.names)
 
 

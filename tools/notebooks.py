@@ -252,7 +252,7 @@ def stamp(args) -> list[str]:
         text = path.read_text(encoding="utf-8")
         new = stamped(nbformat.reads(text, as_version=4), path)
         if new != text and args.check:
-            found.append(f"{path}: its badge, set-up cell or a solution's title is another; run tools/notebooks.py stamp")
+            found.append(f"{path}: its badge, set-up or a solution's title is another; run tools/notebooks.py stamp")
         elif new != text:
             path.write_text(new, encoding="utf-8")
     return found
