@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Vocabulary", "MultiHeadAttention", "causal_mask", "Embedding", "Residual", "StackConfig", "Decoder", "Encoder",

@@ -84,7 +84,7 @@ def test_a_page_runs_its_own_scripts_and_no_other(browser, site):
     "A script that got into a page, an element's handler, and one from another host are refused; the page works."
     tab = browser.new_page()
     page = "notebooks/03_cross_attention.html"
-    bad = """<script>window.got = 1</script><img src="data:," onerror="window.got = 2"><script src="data:,got=3"></script>"""
+    bad = '<script>got = 1</script><img src="data:," onerror="got = 2"><script src="data:,got=3"></script>'
     text = (HTML / page).read_text(encoding="utf-8").replace("</article>", bad + "</article>", 1)
     tab.route(f"**/{page}", lambda route: route.fulfill(body=text, content_type="text/html"))
     tab.goto(site + page)
