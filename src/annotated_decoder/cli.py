@@ -67,37 +67,50 @@ def _abandon(stream: Any) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-class _Screen:
-    "A stream that somebody reads: what would steer a terminal is written as an escape."
+class _Output:
+    "Standard output that remembers why it could not be written; on a terminal, what would steer it is escaped."
 
-    def __init__(self, stream: Any):
-        self._stream = stream
+    def __init__(self, stream: Any, escapes: bool):
+        self.stream, self.escapes = stream, escapes
+        self.failed: OSError | None = None
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
+        return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
-        self._stream.write(_escaped(text))
-        return len(text)
-
-# %% ../../notebooks/command_line/cli.ipynb #messages
-class _Messages(_Screen):
-    "Standard error that holds nothing up: what it cannot take is lost."
-
-    def write(self, text: str) -> int:
-        bar = _BAR.match(text)
-        moves = bar[0] if bar else ""
-        try:
-            self._stream.write(moves + _escaped(text[len(moves) :]))
-        except OSError:
-            _abandon(self._stream)
+        self.attempt(self.stream.write, _escaped(text) if self.escapes else text)
         return len(text)
 
     def flush(self) -> None:
+        self.attempt(self.stream.flush)
+
+    def attempt(self, act: Callable[..., Any], *given: str) -> None:
+        "Write, or raise what was raised before: argparse lets it pass."
+        if self.failed:
+            raise self.failed
         try:
-            self._stream.flush()
+            act(*given)
+        except OSError as error:
+            self.failed = error
+            raise
+
+# %% ../../notebooks/command_line/cli.ipynb #messages
+class _Messages(_Output):
+    "Standard error that holds nothing up: what it cannot take is lost."
+
+    def write(self, text: str) -> int:
+        if not (bar := _BAR.match(text)):
+            return super().write(text)
+        self.attempt(self.stream.write, bar[0] + _escaped(text[bar.end() :]))
+        return len(text)
+
+    def attempt(self, act: Callable[..., Any], *given: str) -> None:
+        if self.failed:
+            return
+        try:
+            super().attempt(act, *given)
         except OSError:
-            _abandon(self._stream)
+            _abandon(self.stream)
 
 
 def _tell(message: object) -> None:
@@ -425,17 +438,8 @@ def _reader_left(error: OSError) -> bool:
     "Whether who read standard output reads no more; Windows calls that an invalid argument."
     return isinstance(error, BrokenPipeError) or (os.name == "nt" and error.errno == errno.EINVAL)
 
-
-def _is_full(output: Any) -> bool:
-    "Whether it still holds what it could not write."
-    try:
-        output.flush()
-    except OSError:
-        return True
-    return False
-
 # %% ../../notebooks/command_line/cli.ipynb #main-command
-def _run(output: Any) -> int:
+def _run(output: _Output) -> int:
     "Run what the arguments ask for; the exit status."
     try:
         try:
@@ -446,31 +450,30 @@ def _run(output: Any) -> int:
             _tell(f"annotated-decoder: {error}")
             return 2
         finally:
-            sys.stdout.flush()                                       # here, where a failure can be told
+            output.flush()                                           # here, where a failure can be told
     except KeyboardInterrupt:
         return 130                                                   # as shells count it
     except OSError as error:
-        full = _is_full(output)
-        _abandon(output)
+        _abandon(output.stream)
         if _reader_left(error):                                      # of answers, who reads has read enough
             return 0 if sys.argv[1:2] in (["pronounce"], ["translate"]) else 2
         what = f"standard output cannot be written ({error.strerror}); send it to another place"
-        _tell(f"annotated-decoder: {what if full else error}")
+        _tell(f"annotated-decoder: {what if output.failed else error}")
         return 2
 
 
 def main() -> int:
     "The command `annotated-decoder`: its exit status."
     _fill_gaps()
-    messages: Any = _Messages(open(os.devnull, "w") if sys.stderr is None else sys.stderr)
-    output: Any = sys.stdout
+    messages: Any = _Messages(sys.stderr or open(os.devnull, "w"), escapes=True)
     with redirect_stderr(messages), warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: _tell(message)
-        if output is None:
+        if sys.stdout is None:
             _tell("annotated-decoder: standard output is closed; open it, or send it to a file")
             return 2
-        _as_utf8(output)
-        with redirect_stdout(_Screen(output) if output.isatty() else output):
+        _as_utf8(sys.stdout)
+        output: Any = _Output(sys.stdout, escapes=sys.stdout.isatty())
+        with redirect_stdout(output):
             try:
                 return _run(output)
             finally:
