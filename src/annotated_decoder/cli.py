@@ -141,7 +141,7 @@ def _looks_like_utf16(line: str) -> bool:
     "Whether a file's first line begins with UTF-16's mark, or every other byte is zero."
     even, odd = set(line[0:4:2]), set(line[1:4:2])
     marked = line.startswith(("\udcff\udcfe", "\udcfe\udcff"))
-    return marked or even != odd and {"\0"} in (even, odd)
+    return marked or bool(even and odd) and (even == {"\0"}) != (odd == {"\0"})
 
 
 def _given_lines() -> Iterator[str]:

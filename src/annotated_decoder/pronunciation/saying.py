@@ -154,7 +154,8 @@ def _network(
     "What the network says of these pieces."
     if device or len(pieces) >= _MANY:
         trained = _in_batches(device or "cpu")
-        answers = trained.stream(pieces, beam=beam, best=best)
+        sizes = dict(beam=beam, best=best, batch_size=max(1, 256 // beam))
+        answers = trained.stream(pieces, **sizes)
     else:
         answers = _one_by_one(pieces, beam, best)
     yield from mark_unsure(answers, _end_of)
@@ -199,6 +200,7 @@ def pronounce(word: str) -> list[str]:
     They come from the network alone, by greedy decoding, but for letters that are
     spelled, as in "USA". It was trained on words of up to 24 letters, and takes
     longer ones. Warns where no end comes, or one that the network is not sure of.
+    It computes in NumPy, so that a process that is forked later says words too.
     Raises TypeError for what is no string, ValueError for a word that cannot be
     read or has letters that the network does not know, is empty or too long.
     Chapter *Words, said*.
