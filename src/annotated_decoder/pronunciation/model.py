@@ -47,8 +47,9 @@ class Pronouncer(TrainedModel):
 
         A piece that `dictionary` lists is answered from there; its log p is 0, as
         is that of letters. All else is as in `TrainedModel.stream`. It computes in
-        PyTorch: a process that is forked after it was used with several threads waits for
-        ever; start processes by "spawn", or call torch.set_num_threads(1) first in each.
+        PyTorch, whose threads do not survive a fork: after several were used here, a
+        forked process waits for ever. Start processes by "spawn", or call
+        torch.set_num_threads(1) first in each.
         """
         check_asked(words, beam, best, batch_size=batch_size, read_ahead=read_ahead)
         sizes = {"beam": beam, "best": best, "batch_size": batch_size}

@@ -185,6 +185,7 @@ def say_words(
     A piece that `dictionary` lists is answered from there; its log p is 0, as
     is that of letters. Answers are in order; `read_ahead` words are held at a time.
     PyTorch says them on `device`; without one NumPy does, or PyTorch where they are many.
+    After a fork, what is said of `Pronouncer.stream` holds for PyTorch.
     Raises ValueError for a beam below `best` and for numbers below 1.
     Chapter *Words, said*.
     """
