@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from argparse import Namespace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from annotated_decoder import cli
 from annotated_decoder.pretrained import translating
 from annotated_decoder.pronunciation import pronounce, recipe
 from annotated_decoder.trained.batches import Transcription
+from annotated_decoder.trained.model_file import TrainedModel
 
 SRC = str(Path(cli.__file__).parent.parent)
 PLAIN = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"} | {"PYTHONPATH": SRC}
@@ -277,3 +279,29 @@ def test_a_seed_beyond_torchs_is_refused(started, seed):
 def test_a_reader_that_left_is_known_by_each_systems_own_error(monkeypatch, error, system, left):
     monkeypatch.setattr(cli, "os", Namespace(name=system))
     assert cli._reader_left(error) is left
+
+
+def test_a_file_that_may_not_be_read_is_named_with_the_remedy(started, monkeypatch):
+    def forbidden(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(TrainedModel, "load", forbidden)
+    err = io.StringIO()
+    assert started(["evaluate", "--model", "m\x1b"], "", io.StringIO(), err) == 2
+    assert err.getvalue() == (
+        "annotated-decoder: 'm\\x1b': Permission denied; check its name, and whether you may use it\n"
+    )
+
+
+@pytest.mark.parametrize("beam, size", [(1, 256), (5, 51), (100, 2)])
+def test_a_wider_beam_takes_fewer_words_at_once(started, monkeypatch, beam, size):
+    seen = []
+
+    def stream(trained, words, **options):
+        seen.append((options["beam"], options["batch_size"]))
+        return ((word, [Transcription(("K",), 0.0)]) for word in words)
+
+    monkeypatch.setattr(TrainedModel, "stream", stream)
+    words = ["".join(letters) for letters in product("bcdfghkl", "aeiou", "bdgmnprt", "ab")]
+    status = started(["pronounce", "--beam", str(beam)], "\n".join(words), io.StringIO(), io.StringIO())
+    assert status == 0 and seen == [(beam, size)]

@@ -457,8 +457,12 @@ def _run(output: _Output) -> int:
         _abandon(output.stream)
         if _reader_left(error):                                      # of answers, who reads has read enough
             return 0 if sys.argv[1:2] in (["pronounce"], ["translate"]) else 2
-        what = f"standard output cannot be written ({error.strerror}); send it to another place"
-        _tell(f"annotated-decoder: {what if output.failed else error}")
+        what: object = error
+        if output.failed:
+            what = f"standard output cannot be written ({error.strerror}); send it to another place"
+        elif error.filename:
+            what = f"{error.filename!r}: {error.strerror}; check its name, and whether you may use it"
+        _tell(f"annotated-decoder: {what}")
         return 2
 
 
