@@ -138,6 +138,11 @@ class Terminal(io.StringIO):
         return True
 
 
+class Text(str):
+    text = property(str)
+    finished = True
+
+
 class Hostile:
     "Stands in for a translator whose vocabulary is somebody else's."
 
@@ -145,7 +150,7 @@ class Hostile:
 
     def stream(self, given, **options):
         for line in given:
-            yield ValueError(f"{line} is refused") if "x" in line else f"{line} {HOSTILE}"
+            yield ValueError(f"{line} is refused") if "x" in line else Text(f"{line} {HOSTILE}")
 
     def pieces(self, line):
         yield from (line, HOSTILE)
@@ -183,7 +188,7 @@ def test_no_command_steers_a_terminal(started, monkeypatch, arguments, given, st
     if "json" not in arguments:
         monkeypatch.setattr(cli, "say_words", hostile)
     if arguments[-1] in ("m", "--stream"):
-        monkeypatch.setattr(translating.Translator, "load", lambda path: Hostile())
+        monkeypatch.setattr(translating.Translator, "load", lambda *_, **options: Hostile())
     monkeypatch.setattr(cli, "ipa", "".join)
     out, err = Terminal(), Terminal()
     assert started(arguments, given, out, err) == status
@@ -255,7 +260,7 @@ def test_an_input_that_cannot_be_read_is_named(started, monkeypatch):
 def test_an_option_that_is_no_utf8_is_named(started, arguments, name):
     err = io.StringIO()
     assert started(arguments, "cat\n", io.StringIO(), err) == 2
-    assert f"--{name} is {arguments[-1]!r}" in err.getvalue() and "give it in UTF-8" in err.getvalue()
+    assert f"--{name} is {arguments[-1]!r}" in err.getvalue() and "no UTF-8; give text" in err.getvalue()
 
 
 def test_a_word_that_is_no_utf8_is_refused_alone_and_a_file_may_be_named_so(started):

@@ -431,7 +431,8 @@ def _check_text(args: argparse.Namespace) -> None:
     "ValueError for an option with bytes that are no UTF-8: a file's name may have them, and a word is refused alone."
     for name, value in vars(args).items():
         if isinstance(value, str) and name not in ("model", "out") and re.search("[\ud800-\udfff]", value):
-            raise ValueError(f"--{name} is {value!r}, with bytes that are no UTF-8; give it in UTF-8")
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} is {value[:40]!r}, which is no UTF-8; give text")
 
 
 def _reader_left(error: OSError) -> bool:
