@@ -592,7 +592,7 @@ def test_only_a_reader_of_answers_may_go(arguments, status, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["annotated-decoder", *arguments.split()])
     for name in ("_run_pronounce", "_run_evaluate", "_run_train"):
         monkeypatch.setattr(cli, name, broken)
-    monkeypatch.setattr(cli, "_abandon_output", lambda: None)
+    monkeypatch.setattr(cli, "_abandon", lambda stream: None)
     assert cli.main() == status
 
 

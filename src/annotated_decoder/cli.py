@@ -7,16 +7,20 @@ __all__ = ['main']
 
 # %% ../../notebooks/command_line/cli.ipynb #imports
 import argparse
+import errno
 import json
 import os
+import re
 import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from io import TextIOWrapper
+from itertools import chain
 from typing import Any
 
 from tqdm import tqdm
@@ -39,11 +43,86 @@ from .trained.batches import Transcription
 from .trained.in_numpy import softmax
 from .trained.whole_files import check_target
 
+# %% ../../notebooks/command_line/cli.ipynb #streams
+_STEERING = re.compile(    # what a terminal obeys, or turns its lines by
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e]"
+    r"|[\u2066-\u2069\ud800-\udfff]|\r(?!\n)"
+)
+_BAR = re.compile(r"\r|(?:\n|\x1b\[A)+\Z")    # how a progress bar moves
+
+
+def _escaped(text: str) -> str:
+    return _STEERING.sub(lambda c: c[0].encode("unicode_escape").decode(), text)
+
+
+def _as_utf8(stream: Any, **options: Any) -> None:
+    "Let it read or write UTF-8 whatever the locale, and other bytes as they are."
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(encoding="utf-8", errors="surrogateescape", **options)
+
+
+def _abandon(stream: Any) -> None:
+    "Let what it still holds go nowhere, so that Python does not stumble over it at the end."
+    if stream in (sys.__stdout__, sys.__stderr__):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+class _Output:
+    "Standard output that remembers why it could not be written; on a terminal, what would steer it is escaped."
+
+    def __init__(self, stream: Any, escapes: bool):
+        self.stream, self.escapes = stream, escapes
+        self.failed: OSError | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        self.attempt(self.stream.write, _escaped(text) if self.escapes else text)
+        return len(text)
+
+    def flush(self) -> None:
+        self.attempt(self.stream.flush)
+
+    def attempt(self, act: Callable[..., Any], *given: str) -> None:
+        "Write, or raise what was raised before: argparse lets it pass."
+        if self.failed:
+            raise self.failed
+        try:
+            act(*given)
+        except OSError as error:
+            self.failed = error
+            raise
+
+# %% ../../notebooks/command_line/cli.ipynb #messages
+class _Messages(_Output):
+    "Standard error that holds nothing up: what it cannot take is lost."
+
+    def write(self, text: str) -> int:
+        if not (bar := _BAR.match(text)):
+            return super().write(text)
+        self.attempt(self.stream.write, bar[0] + _escaped(text[bar.end() :]))
+        return len(text)
+
+    def attempt(self, act: Callable[..., Any], *given: str) -> None:
+        if self.failed:
+            return
+        try:
+            super().attempt(act, *given)
+        except OSError:
+            _abandon(self.stream)
+
+
+def _tell(message: object) -> None:
+    "One line on standard error."
+    line = str(message).replace("\r", "\\r").replace("\n", "\\n")
+    print(line, file=sys.stderr)
+
 # %% ../../notebooks/command_line/cli.ipynb #pronounce-lines
 def _complain(place: str, why: object, refused: Counter) -> None:
     "A line on standard error about a word that has no answer, or none with an end."
     refused["words"] += 1
-    print(f"{place}: {why}", file=sys.stderr)
+    _tell(f"{place}: {why}")
 
 
 def _print_steps(word: str, layer: int) -> None:
@@ -56,6 +135,34 @@ def _print_steps(word: str, layer: int) -> None:
         candidates = " ".join(f"{speaker().target[i]:<5}{p[i]:<7.3f}" for i in (-p).argsort(kind="stable")[:3])
         i = int(attention.argmax())
         print(f"{step.position:<9} {candidates} {columns[i]} (column {i}) {attention[i]:.3f}")
+
+# %% ../../notebooks/command_line/cli.ipynb #read-lines
+def _looks_like_utf16(line: str) -> bool:
+    "Whether a file's first line begins with UTF-16's mark, or every other byte is zero."
+    even, odd = set(line[0:4:2]), set(line[1:4:2])
+    marked = line.startswith(("\udcff\udcfe", "\udcfe\udcff"))
+    return marked or bool(even and odd) and (even == {"\0"}) != (odd == {"\0"})
+
+
+def _given_lines() -> Iterator[str]:
+    try:
+        yield from sys.stdin
+    except OSError as error:
+        why = f"standard input cannot be read ({error.strerror or error})"
+        raise ValueError(f"{why}; send lines of text to it") from error
+
+
+def _read_lines() -> Iterator[str]:
+    """The lines of standard input, bad bytes as surrogates.
+
+    Raises ValueError for UTF-16, at once, and where no line can be read.
+    """
+    lines = _given_lines()
+    first = next(lines, "")
+    if _looks_like_utf16(first):
+        what = "standard input looks like UTF-16"
+        raise ValueError(f"{what}; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)")
+    return chain([first] if first else [], lines)
 
 # %% ../../notebooks/command_line/cli.ipynb #answers
 _Say = Callable[[Iterable[str]], Iterator[tuple[str, list[Transcription] | ValueError]]]
@@ -79,7 +186,7 @@ def _say_words(args: argparse.Namespace, say: _Say, listed: _Listed, at_once: bo
     "Answer words one by one, in order; how many could not be."
     refused: Counter = Counter()
     kind = "word" if args.words else "line"
-    lines = (line.removeprefix("\ufeff").strip() for line in args.words or sys.stdin)
+    lines = (line.removeprefix("\ufeff").strip() for line in args.words or _read_lines())
     silent = bool(args.words) or at_once or sys.stdout.isatty() or None      # None: shown where there is a terminal
     for number, (word, found) in enumerate(tqdm(say(lines), disable=silent), 1):
         try:
@@ -128,7 +235,7 @@ def _check_options(args: argparse.Namespace) -> tuple[int, int]:
 def _say_text(args: argparse.Namespace, say: _Say, listed: _Listed, at_once: bool) -> Counter:
     "Write a text with its words as they are said; how many could not be."
     refused: Counter = Counter()
-    lines = [" ".join(args.words) + "\n"] if args.words else sys.stdin
+    lines = [" ".join(args.words) + "\n"] if args.words else _read_lines()
     print(SSML_START if args.format == "ssml" else "", end="")
     for said in say_text(lines, say, read_ahead=1 if at_once else 256):
         print(write_said(said, args.format, listed), end="", flush=at_once)
@@ -144,10 +251,9 @@ def _run_pronounce(args: argparse.Namespace) -> int:
     beam, best = _check_options(args)
     listed = read_cmudict() if args.dictionary else {}
     ends = "" if args.text else None                                 # of lines: as they are, or the system's
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline=ends)
-    if not args.words and isinstance(sys.stdin, TextIOWrapper):      # a bad byte spoils its own word only
-        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape", newline=ends)
+    _as_utf8(sys.stdout, newline=ends)
+    if not args.words:                                               # a bad byte spoils its own word only
+        _as_utf8(sys.stdin, newline=ends)
     at_once = args.steps or (not args.words and sys.stdin.isatty())
     ahead = 1 if at_once else 1_024
     say = partial(say_words, beam=beam, best=best, dictionary=listed, read_ahead=ahead, device=args.device)
@@ -160,6 +266,8 @@ def _run_train(args: argparse.Namespace) -> int:
     from annotated_decoder.trained.checkpoints import Checkpoints
     from annotated_decoder.trained.model_file import TrainedModel, find_device
 
+    if args.seed is not None and args.seed >= 2**64:
+        raise ValueError(f"--seed is {args.seed}; give a number below 2**64")
     device = find_device(args.device or "cpu")
     given = {name: value for name in ("epochs", "seed") if (value := getattr(args, name)) is not None}
     config = replace(RECIPE, bfloat16=not args.float32, **given)
@@ -167,15 +275,13 @@ def _run_train(args: argparse.Namespace) -> int:
     checkpoints = Checkpoints(folder, args.every)
     dictionary, teachers = read_cmudict(), [TrainedModel.load(path) for path in args.teachers]
     if there := checkpoints.steps():
-        print(f"checkpoints are in {folder}, the newest after step {there[-1]}", file=sys.stderr)
+        _tell(f"checkpoints are in {folder}, the newest after step {there[-1]}")
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: print(message, file=sys.stderr)
-            asked: dict[str, Any] = dict(teachers=teachers, checkpoints=checkpoints, device=device)
-            trained = train_pronouncer(dictionary, config, **asked)
+        asked: dict[str, Any] = dict(teachers=teachers, checkpoints=checkpoints, device=device)
+        trained = train_pronouncer(dictionary, config, **asked)
     except KeyboardInterrupt:
         kept = f"saved after step {checkpoints.steps()[-1]}" if checkpoints.steps() else "nothing was saved yet"
-        print(f"stopped; {kept}; give the same command to go on", file=sys.stderr)
+        _tell(f"stopped; {kept}; give the same command to go on")
         raise
     fit_temperature(trained, dictionary)
     trained.save(args.out)
@@ -210,7 +316,7 @@ def _scores_of(trained: Any, words: Sequence[str], dictionary: _Listed, beam: in
     "Rates of words of letters, of a sample, by length, with apostrophes; how sure and right, at both temperatures."
     from annotated_decoder.pronunciation.recipe import set_temperature, sure_and_right
 
-    said = trained.transcribe(words, beam=beam, progress=True)
+    said = trained.transcribe(words, beam=beam, batch_size=max(1, 256 // beam), progress=True)
     words = [word for word in words if word.isalpha()]
     found = {word: said[word] for word in words}
     sample = {word: found[word] for word in words[::20]}             # few enough for a test to score again
@@ -312,34 +418,68 @@ def _make_parser() -> argparse.ArgumentParser:
     return top
 
 # %% ../../notebooks/command_line/cli.ipynb #main-run
-def _abandon_output() -> None:
-    "Let what standard output still holds go nowhere, so that Python does not stumble over it at the end."
-    if sys.stdout is sys.__stdout__:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+def _fill_gaps() -> None:
+    "Let what is closed of the three standard streams lead nowhere, lest a file be opened in its place."
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)                           # it gets the lowest number that is free
 
 
-def main() -> int:
-    if sys.stderr is None:                                           # closed; to print() that is standard output
-        sys.stderr = open(os.devnull, "w")
-    if sys.stdout is None:
-        print("annotated-decoder: standard output is closed; open it, or send it to a file", file=sys.stderr)
-        return 2
+def _check_text(args: argparse.Namespace) -> None:
+    "ValueError for an option with bytes that are no UTF-8: a file's name may have them, and a word is refused alone."
+    for name, value in vars(args).items():
+        if isinstance(value, str) and name not in ("model", "out") and re.search("[\ud800-\udfff]", value):
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} is {value[:40]!r}, which is no UTF-8; give text")
+
+
+def _reader_left(error: OSError) -> bool:
+    "Whether who read standard output reads no more; Windows calls that an invalid argument."
+    return isinstance(error, BrokenPipeError) or (os.name == "nt" and error.errno == errno.EINVAL)
+
+# %% ../../notebooks/command_line/cli.ipynb #main-command
+def _run(output: _Output) -> int:
+    "Run what the arguments ask for; the exit status."
     try:
         try:
             args = _make_parser().parse_args()
+            _check_text(args)
             return args.run(args)
         except (ValueError, ModuleNotFoundError) as error:
-            print(f"annotated-decoder: {error}", file=sys.stderr)
+            _tell(f"annotated-decoder: {error}")
             return 2
         finally:
-            sys.stdout.flush()                                       # here, where a failure can be told
+            output.flush()                                           # here, where a failure can be told
     except KeyboardInterrupt:
         return 130                                                   # as shells count it
-    except BrokenPipeError:
-        _abandon_output()
-        # of answers, whoever reads has read enough
-        return 0 if sys.argv[1:2] in (["pronounce"], ["translate"]) else 2
     except OSError as error:
-        print(f"annotated-decoder: {error}", file=sys.stderr)
-        _abandon_output()
+        _abandon(output.stream)
+        if _reader_left(error):                                      # of answers, who reads has read enough
+            return 0 if sys.argv[1:2] in (["pronounce"], ["translate"]) else 2
+        what: object = error
+        if output.failed:
+            what = f"standard output cannot be written ({error.strerror}); send it to another place"
+        elif error.filename:
+            what = f"{error.filename!r}: {error.strerror}; check its name, and whether you may use it"
+        _tell(f"annotated-decoder: {what}")
         return 2
+
+
+def main() -> int:
+    "The command `annotated-decoder`: its exit status."
+    _fill_gaps()
+    messages: Any = _Messages(sys.stderr or open(os.devnull, "w"), escapes=True)
+    with redirect_stderr(messages), warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: _tell(message)
+        if sys.stdout is None:
+            _tell("annotated-decoder: standard output is closed; open it, or send it to a file")
+            return 2
+        _as_utf8(sys.stdout)
+        output: Any = _Output(sys.stdout, escapes=sys.stdout.isatty())
+        with redirect_stdout(output):
+            try:
+                return _run(output)
+            finally:
+                messages.flush()

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..generation import EncoderDecoder
 from .families import Family, family_of, stack_shape, stored_name
 from .folder import JsonFile, Stored, local_folder, one_line, stored_tensors
+from .modes import plain_mode
 from .parts import ScaledProjection, build_decoder, build_encoder, parts_of, sinusoid_halves
 from .settings import DecodingSettings, read_settings
 from .tokenizing import load_tokenizer
@@ -56,6 +57,7 @@ class Checkpoint:
         "Where each tensor lies, and its type and shape; no number is read."
         return stored_tensors(self.folder)
 
+    @plain_mode()
     def model(self, dtype: torch.dtype = torch.float32) -> EncoderDecoder:
         """The model in this book's own modules, in evaluation mode. Names and shapes are
         compared before a number is read."""

@@ -46,7 +46,10 @@ class Pronouncer(TrainedModel):
         """Each word as it was given, with its `best` answers or a ValueError.
 
         A piece that `dictionary` lists is answered from there; its log p is 0, as
-        is that of letters. All else is as in `TrainedModel.stream`.
+        is that of letters. All else is as in `TrainedModel.stream`. It computes in
+        PyTorch, whose threads do not survive a fork: after several were used here, a
+        forked process waits for ever. Start processes by "spawn", or call
+        torch.set_num_threads(1) first in each.
         """
         check_asked(words, beam, best, batch_size=batch_size, read_ahead=read_ahead)
         sizes = {"beam": beam, "best": best, "batch_size": batch_size}
@@ -69,6 +72,7 @@ class Pronouncer(TrainedModel):
 def pronouncer() -> Pronouncer:
     """The model shipped with the package, loaded once for each process.
 
+    In single precision and on the processor, whatever modes torch has at the first call.
     Chapter *The pronunciation model*.
     """
     found = TrainedModel.load(PRONOUNCER)

@@ -154,7 +154,8 @@ def _network(
     "What the network says of these pieces."
     if device or len(pieces) >= _MANY:
         trained = _in_batches(device or "cpu")
-        answers = trained.stream(pieces, beam=beam, best=best)
+        sizes = dict(beam=beam, best=best, batch_size=max(1, 256 // beam))
+        answers = trained.stream(pieces, **sizes)
     else:
         answers = _one_by_one(pieces, beam, best)
     yield from mark_unsure(answers, _end_of)
@@ -184,6 +185,7 @@ def say_words(
     A piece that `dictionary` lists is answered from there; its log p is 0, as
     is that of letters. Answers are in order; `read_ahead` words are held at a time.
     PyTorch says them on `device`; without one NumPy does, or PyTorch where they are many.
+    After a fork, what is said of `Pronouncer.stream` holds for PyTorch.
     Raises ValueError for a beam below `best` and for numbers below 1.
     Chapter *Words, said*.
     """
@@ -199,6 +201,7 @@ def pronounce(word: str) -> list[str]:
     They come from the network alone, by greedy decoding, but for letters that are
     spelled, as in "USA". It was trained on words of up to 24 letters, and takes
     longer ones. Warns where no end comes, or one that the network is not sure of.
+    It computes in NumPy, so that a process that is forked later says words too.
     Raises TypeError for what is no string, ValueError for a word that cannot be
     read or has letters that the network does not know, is empty or too long.
     Chapter *Words, said*.

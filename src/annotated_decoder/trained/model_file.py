@@ -24,6 +24,7 @@ from ..caching import Cache
 from ..embedding import Embedding
 from ..encoder_outputs import END, PAD, START, Vocabulary, pad
 from ..generation import EncoderDecoder, generate_steps
+from ..pretrained.modes import plain_mode
 from annotated_decoder.pretrained.parts import (
     Parts,
     ScaledProjection,
@@ -235,6 +236,7 @@ class TrainedModel:
         return found
 
 # %% ../../../notebooks/trained/model_file.ipynb #load-model
+@plain_mode()
 def load_model(path: str | os.PathLike) -> TrainedModel | EncoderDecoder:
     """What a model file or a folder to be shared holds: a model with its vocabularies, or bare.
 
