@@ -36,10 +36,13 @@ def _repeats(
 
 # %% ../../../notebooks/pretrained/rules.ipynb #words-and-penalty
 def _completes(
-    tokens: Int[Tensor, "batch length"], words: tuple[tuple[int, ...], ...], vocab_size: int
+    tokens: Int[Tensor, "batch length"],
+    words: tuple[tuple[int, ...], ...],
+    vocab_size: int,
 ) -> Bool[Tensor, "batch vocab"]:
     "True for each token that would complete one of these words in its row."
-    banned = torch.zeros(len(tokens), vocab_size, dtype=torch.bool, device=tokens.device)
+    size = len(tokens), vocab_size
+    banned = torch.zeros(size, dtype=torch.bool, device=tokens.device)
     for *begun, last in words:
         if len(begun) <= tokens.shape[1]:
             newest = tokens[:, tokens.shape[1] - len(begun) :]
@@ -48,7 +51,9 @@ def _completes(
 
 
 def _penalized(
-    logits: Float[Tensor, "batch vocab"], tokens: Int[Tensor, "batch length"], penalty: float
+    logits: Float[Tensor, "batch vocab"],
+    tokens: Int[Tensor, "batch length"],
+    penalty: float,
 ) -> Float[Tensor, "batch vocab"]:
     "The logits, lower by the penalty where a token stands in its row already."
     seen = logits.gather(1, tokens)
@@ -58,8 +63,8 @@ def _penalized(
 
 # %% ../../../notebooks/pretrained/rules.ipynb #check-rules
 _TOKENS = (
-    "suppressed", "suppressed_first", "banned_words", "forced_first", "forced_last",
-    "end_id", "other_ends",
+    "suppressed", "suppressed_first", "banned_words", "forced_first",
+    "forced_last", "end_id", "other_ends",
 )    # fmt: skip
 
 
@@ -75,16 +80,19 @@ def _check_rules(rules: "Constraints") -> None:
     for name in _TOKENS:
         value = getattr(rules, name)
         if not all(isinstance(i, int) and i >= 0 for i in _ids(value)):
-            raise ValueError(f"{name} is {value!r}; token ids are whole numbers from 0 on")
-    if () in rules.banned_words:
-        raise ValueError(f"banned_words is {rules.banned_words!r}; leave the empty word out")
-    for name, least in dict(min_length=0, no_repeat_ngram=0, prompt_length=1).items():
+            wanted = "token ids are whole numbers from 0 on"
+            raise ValueError(f"{name} is {value!r}; {wanted}")
+    if () in (words := rules.banned_words):
+        raise ValueError(f"banned_words is {words!r}; leave the empty word out")
+    whole = dict(min_length=0, no_repeat_ngram=0, prompt_length=1)
+    for name, least in whole.items():
         value = getattr(rules, name)
         if not isinstance(value, int) or value < least:
             wanted = f"it must be a whole number of at least {least}"
             raise ValueError(f"{name} is {value!r}; {wanted}")
     if not 0 < (penalty := rules.repetition_penalty) < torch.inf:
-        raise ValueError(f"repetition_penalty is {penalty}; it must be above 0 and finite")
+        wanted = "it must be above 0 and finite"
+        raise ValueError(f"repetition_penalty is {penalty}; {wanted}")
     limit, read = rules.max_length, rules.prompt_length
     if rules.forced_last is not None and limit is None:
         given = f"forced_last is {rules.forced_last}, and max_length is None"
@@ -94,6 +102,7 @@ def _check_rules(rules: "Constraints") -> None:
         raise ValueError(f"max_length is {limit!r}; {wanted}")
 
 
+# %% ../../../notebooks/pretrained/rules.ipynb #only
 def _check_vocabulary(rules: "Constraints", vocab_size: int) -> None:
     for name in _TOKENS:
         if (highest := max(_ids(getattr(rules, name)), default=0)) >= vocab_size:
@@ -101,7 +110,6 @@ def _check_vocabulary(rules: "Constraints", vocab_size: int) -> None:
             raise ValueError(f"{name} has token {highest}; {known}")
 
 
-# %% ../../../notebooks/pretrained/rules.ipynb #constraints
 def _only(logits: Tensor, ids: tuple[int, ...]) -> Tensor:
     "Logit 0 for these tokens, −∞ for all others."
     only = torch.full_like(logits, -torch.inf)
@@ -109,6 +117,7 @@ def _only(logits: Tensor, ids: tuple[int, ...]) -> Tensor:
     return only
 
 
+# %% ../../../notebooks/pretrained/rules.ipynb #constraints
 @dataclass(frozen=True, kw_only=True)
 class Constraints:
     """What may not come, and what must, as a checkpoint's settings say it.
@@ -178,7 +187,7 @@ class Constraints:
 
 # %% ../../../notebooks/pretrained/rules.ipynb #sampling
 def _at_least(logits: Tensor, least: float, of_best: bool) -> Tensor:
-    "−∞ for a share below `least`, or below that part of the best; the best stays."
+    "−∞ for a share below `least`, or below so much of the best; the best stays."
     shares = softmax(logits)
     best = shares.amax(-1, keepdim=True)
     low = shares < (least * best if of_best else least)
@@ -187,7 +196,7 @@ def _at_least(logits: Tensor, least: float, of_best: bool) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """Which tokens a draw may take, and how unlike their shares are: logits to logits.
+    """Which tokens a draw may take, and how unlike their shares: logits to logits.
 
     The steps come in the order of the fields, which is that of Hugging Face
     transformers. Raises ValueError for a value that cannot work.
@@ -201,7 +210,7 @@ class Sampling:
     epsilon: float = 0.0        # at least this share
 
     def __post_init__(self):
-        sampler(self.temperature, self.top_k or None, self.top_p)    # it checks them
+        sampler(self.temperature, self.top_k or None, self.top_p)    # checks them
         for name in ("min_p", "epsilon"):
             if not 0 <= (value := getattr(self, name)) <= 1:
                 raise ValueError(f"{name} is {value}; it must be from 0 to 1")
@@ -253,9 +262,10 @@ def _check_candidates(total: Tensor, pools: list[Pool], step: int) -> None:
     total = total.flatten(1)
     if rows := total.isnan().any(-1).nonzero().flatten().tolist():
         remedy = "look for it in the source, the weights and constrain"
-        raise ValueError(f"rows {rows} have NaN for scores at step {step}; {remedy}")
+        raise ValueError(f"rows {rows} have NaN scores at step {step}; {remedy}")
     stuck = (total == -torch.inf).all(-1).tolist()
-    if rows := [i for i, pool in enumerate(pools) if stuck[i] and not pool.hypotheses]:
+    empty = [not pool.hypotheses for pool in pools]
+    if rows := [i for i in range(len(pools)) if stuck[i] and empty[i]]:
         what = f"rows {rows} have no token left to choose at step {step}"
         raise ValueError(f"{what}; forbid fewer")
 
@@ -278,23 +288,22 @@ def pooled_beam_search(
     True ends with a full pool, False when no beginning is better at its present
     length, "never" when none could be at any length up to the limit. `other_ends`
     end a sequence as the decoder's end symbol does. `request` is what a `Request`
-    holds. Raises ValueError for another `early_stopping`, for NaN, with the step, and
-    as `beam_search` does.
-    Chapter *Rules of a checkpoint*.
+    holds. Raises ValueError for another `early_stopping`, for NaN, and as
+    `beam_search` does. Chapter *Rules of a checkpoint*.
     """
-    if not isinstance(early_stopping, bool) and early_stopping != "never":
-        given = f"early_stopping is {early_stopping!r}"
-        raise ValueError(f"{given}; give False, True or 'never'")
+    if (end := early_stopping) != "never" and not isinstance(end, bool):
+        raise ValueError(f"early_stopping is {end!r}; give False, True or 'never'")
     ends = model.decoder.config.end_id, *other_ends
-    many = (len(ends) + 1) * width    # a slot may end in each way, and `width` go on
-    beam = Beam(model, source, source_mask, Request(**request), width, length_penalty)
-    rule = width, length_penalty, early_stopping, beam.limit
+    many = (len(ends) + 1) * width    # a slot may end in each way, `width` go on
+    given = model, source, source_mask, Request(**request)
+    beam = Beam(*given, width, length_penalty)
+    rule = width, length_penalty, end, beam.limit
     pools = [Pool(*rule) for _ in source]
     for n in range(1, beam.limit + 1):
         total, token = beam.candidates(many)                           # (b w k)
         _check_candidates(total, pools, n)
         slot, token, total = beam.best_of(total, many, token, total)   # (b many)
-        ended = (token[..., None] == token.new_tensor(ends)).any(-1) | (n == beam.limit)
+        ended = torch.isin(token, token.new_tensor(ends)) | (n == beam.limit)
         for row, place in ended[:, :width].nonzero().tolist():
             said = beam.said[row, slot[row, place]].tolist()
             said.append(int(token[row, place]))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from ..caching import Cache
@@ -24,16 +25,17 @@ from .rules import Constraints, Sampling, pooled_beam_search
 from ..strategies import sampler
 
 # %% ../../../notebooks/pretrained/settings.ipynb #before
-def _check_padding(
-    model: EncoderDecoder, source: Tensor, source_mask: Tensor | None
-) -> None:
-    "ValueError for rows of tokens that end in padding, without a mask that says so."
+_Mask = Bool[Tensor, "batch source"] | None
+
+
+def _check_padding(model: EncoderDecoder, source: Tensor, mask: _Mask) -> None:
+    "ValueError for rows of tokens that end in padding, and no mask that says so."
     config = model.decoder.config
     padding = {config.pad_id, model.encoder.config.pad_id} - {config.end_id}
-    if source_mask is not None or source.dim() != 2:    # sound has no tokens
+    if mask is not None or source.dim() != 2:    # sound has no tokens
         return
-    ended = torch.isin(source[:, -1:], source.new_tensor([*padding])).any(-1)
-    if rows := ended.nonzero().flatten().tolist():
+    padded = torch.isin(source[:, -1:], source.new_tensor([*padding])).any(-1)
+    if rows := padded.nonzero().flatten().tolist():
         what = f"source rows {rows} end in padding, and no mask is given"
         raise ValueError(f"{what}; give the mask too that pad() makes")
 
@@ -43,25 +45,38 @@ def _shared(logits: Tensor) -> Tensor:
     return logits.log_softmax(-1).masked_fill(logits == -torch.inf, -torch.inf)
 
 
-def _warn_of_cuts(settings: "DecodingSettings", answers: list[tuple[int, ...]]) -> None:
+def _warn_of_cuts(
+    settings: "DecodingSettings", answers: list[tuple[int, ...]]
+) -> None:
     if cut := sum(map(settings.is_cut, answers)):
-        what = f"{cut} of {len(answers)} answers were cut off after {settings.max_steps} tokens"
+        limit = f"the limit of {settings.max_steps} tokens"
+        what = f"{cut} of {len(answers)} answers were cut off at {limit}"
         remedy = "decode with settings.limited(max_new_tokens) to allow more"
         warnings.warn(f"{what}; {remedy}", stacklevel=3)
 
 
 # %% ../../../notebooks/pretrained/settings.ipynb #search
+_Found = list[list[tuple[int, ...]]]    # of each row its answers
+
+
+def _options(settings: "DecodingSettings", source: Source) -> dict[str, Any]:
+    prompt = torch.tensor([settings.prompt] * len(source), device=source.device)
+    asked = dict(prompt=prompt, constrain=settings.constrain)
+    return asked | dict(max_steps=settings.max_steps)
+
+
 def _searched(
     settings: "DecodingSettings", model: EncoderDecoder, source: Source,
-    source_mask: Tensor | None, generator: torch.Generator | None,
-) -> list[list[tuple[int, ...]]]:
+    source_mask: _Mask, generator: torch.Generator | None,
+) -> _Found:
     "The best of each row that a beam found."
     if settings.sampling is not None:
         what = f"width is {settings.width} and sampling is set"
-        raise ValueError(f"{what}; a beam draws nothing here, so leave one of them out")
-    options = settings._options(source) | dict(
+        raise ValueError(f"{what}; a beam draws nothing, so leave one of them out")
+    options = _options(settings, source) | dict(
         width=settings.width, length_penalty=settings.length_penalty,
-        early_stopping=settings.early_stopping, other_ends=settings.constraints.other_ends,
+        early_stopping=settings.early_stopping,
+        other_ends=settings.constraints.other_ends,
     )    # fmt: skip
     found = pooled_beam_search(model, source, source_mask, **options)
     return [[h.tokens for h in row[: settings.n_sequences]] for row in found]
@@ -69,28 +84,29 @@ def _searched(
 
 def _chosen(
     settings: "DecodingSettings", model: EncoderDecoder, source: Source,
-    source_mask: Tensor | None, generator: torch.Generator | None,
-) -> list[list[tuple[int, ...]]]:
-    "What is drawn for each row, or the most probable token at each step."
+    source_mask: _Mask, generator: torch.Generator | None,
+) -> _Found:
+    "What is drawn for each row; where nothing is, the most probable tokens."
     n = 1 if settings.sampling is None else settings.n_sequences
     choose = greedy if settings.sampling is None else sampler(generator=generator)
     source = source.repeat_interleave(n, 0)
     mask = None if source_mask is None else source_mask.repeat_interleave(n, 0)
-    options = settings._options(source) | dict(choose=choose, cache=Cache())
+    options = _options(settings, source) | dict(choose=choose, cache=Cache())
     rows = generate(model, source, mask, **options).tolist()
-    ends = settings.constraints.ends
-    lengths = [next((n for n, t in enumerate(row, 1) if t in ends), None) for row in rows]
-    said = [tuple(row[:length]) for row, length in zip(rows, lengths)]
+    ends, said = settings.constraints.ends, []
+    for row in rows:
+        length = next((n for n, token in enumerate(row, 1) if token in ends), None)
+        said.append(tuple(row[:length]))
     return [said[i : i + n] for i in range(0, len(said), n)]
 
 
 # %% ../../../notebooks/pretrained/settings.ipynb #decoding-settings
 @dataclass(frozen=True, kw_only=True)
 class DecodingSettings:
-    """How a checkpoint is meant to be decoded; call it with a model and a source to do so.
+    """How a checkpoint is meant to be decoded; call it with a model and a source.
 
-    Without a mask every token of a source is read as real. Raises ValueError for rows
-    that then end in padding, and for a width above 1 together with sampling.
+    Without a mask every token of a source is read as real. Raises ValueError for
+    rows that then end in padding, and for a width above 1 together with sampling.
     Chapter *How a checkpoint is decoded*.
     """
 
@@ -111,46 +127,46 @@ class DecodingSettings:
             allowed = self.sampling(allowed)
         return _shared(allowed) if self.renormalize else allowed
 
-    def _options(self, source: Source) -> dict[str, Any]:
-        prompt = torch.tensor([self.prompt], device=source.device).expand(len(source), -1)
-        return dict(max_steps=self.max_steps, prompt=prompt, constrain=self.constrain)
-
     def greedy_steps(
-        self, model: EncoderDecoder, source: Source, source_mask: Tensor | None = None
+        self, model: EncoderDecoder, source: Source, source_mask: _Mask = None
     ) -> Iterator[Step]:
         "The steps of greedy decoding, as they come."
         _check_padding(model, source, source_mask)
-        options = self._options(source)
+        options = _options(self, source)
         return generate_steps(model, source, source_mask, cache=Cache(), **options)
 
     def sequences(
-        self, model: EncoderDecoder, source: Source, source_mask: Tensor | None = None,
+        self, model: EncoderDecoder, source: Source, source_mask: _Mask = None,
         generator: torch.Generator | None = None,
-    ) -> list[list[tuple[int, ...]]]:
-        """Of each row the `n_sequences` best of the beam, best first, or as many draws by
-        `generator`: no prompt, and the end symbol where it came. Greedily there is one.
+    ) -> _Found:
+        """Of each row the `n_sequences` best of the beam, best first, or so many
+        draws: no prompt, and the end symbol where it came. Greedily there is one.
         """
         _check_padding(model, source, source_mask)
         search = _searched if self.width > 1 else _chosen
         return search(self, model, source, source_mask, generator)
 
     def __call__(
-        self, model: EncoderDecoder, source: Source, source_mask: Tensor | None = None,
+        self, model: EncoderDecoder, source: Source, source_mask: _Mask = None,
         generator: torch.Generator | None = None,
     ) -> list[tuple[int, ...]]:
-        "One answer to each row, the first of its `sequences`; warns where some are cut."
-        rows = replace(self, n_sequences=1).sequences(model, source, source_mask, generator)
-        _warn_of_cuts(self, answers := [row[0] for row in rows])
+        "The first of each row's `sequences`; it warns of those that are cut."
+        one = replace(self, n_sequences=1)
+        found = one.sequences(model, source, source_mask, generator)
+        _warn_of_cuts(self, answers := [row[0] for row in found])
         return answers
 
     def is_cut(self, tokens: Sequence[int]) -> bool:
-        "Whether the limit ended an answer, and not the model; a forced end is the limit's."
-        own_end = self.constraints.forced_last is None and tokens[-1] in self.constraints.ends
-        return len(tokens) >= self.max_steps and not own_end
+        "Whether the limit ended an answer, or forced its end, and not the model."
+        if len(tokens) < self.max_steps:
+            return False
+        rules, before_last = self.constraints, len(self.prompt) + len(tokens) - 1
+        return bool(rules.forced(before_last)) or tokens[-1] not in rules.ends
 
     def limited(self, max_new_tokens: int) -> "DecodingSettings":
         "The same settings with another limit, in tokens after the prompt."
-        rules = replace(self.constraints, max_length=len(self.prompt) + max_new_tokens)
+        most = len(self.prompt) + max_new_tokens
+        rules = replace(self.constraints, max_length=most)
         return replace(self, max_steps=max_new_tokens, constraints=rules)
 
 
@@ -187,35 +203,40 @@ def _read_prompt(found: JsonFile, shape: StackConfig, language: str | None) -> t
 _MOST = 10**7    # of a length; what asks for more is not believed
 
 
-def _read_lengths(found: JsonFile, shape: StackConfig, read: int) -> tuple[int, int]:
+def _read_lengths(
+    found: JsonFile, shape: StackConfig, read: int
+) -> tuple[int, int]:
     "The least and the most tokens, the `read` ones of the prompt included."
     if found.get("max_new_tokens") is not None:
-        most = min(read + found.number("max_new_tokens", 0, 0, _MOST), shape.max_len + 1)
+        new = found.number("max_new_tokens", 0, 0, _MOST)
+        most = min(read + new, shape.max_len + 1)
     elif found.get("max_length") is not None:
         most = min(found.number("max_length", 0, 0, _MOST), shape.max_len + 1)
     else:
         most = min(read + 20, shape.max_len)    # transformers' own
     if most <= read:
-        why = f"the prompt has {read} tokens, and max_length, which counts them, is {most}"
-        raise ValueError(f"{found.path}: {why}; decode by settings of your own")
+        why = f"the prompt has {read} tokens, and max_length, which counts them,"
+        remedy = "decode by settings of your own"
+        raise ValueError(f"{found.path}: {why} is {most}; {remedy}")
     least = found.number("min_length", 0, 0, _MOST)
     if found.get("min_new_tokens") is not None:
         least = read + found.number("min_new_tokens", 0, 0, _MOST)
     return least, most
 
 
-# %% ../../../notebooks/pretrained/settings.ipynb #read-constraints
+# %% ../../../notebooks/pretrained/settings.ipynb #read-words
 def _read_words(found: JsonFile, vocab_size: int) -> tuple[tuple[int, ...], ...]:
-    words = found.get("bad_words_ids", [])
-    if not isinstance(words, list) or not all(isinstance(w, list) and w for w in words):
-        raise found.refusal("bad_words_ids", "it must be a list of words, as [[3], [4, 5]]")
-    tokens = JsonFile(found.path, {"bad_words_ids": [token for word in words for token in word]})
-    take_tokens(tokens, "bad_words_ids", vocab_size)
+    words, key = found.get("bad_words_ids", []), "bad_words_ids"
+    good = isinstance(words, list) and all(w and isinstance(w, list) for w in words)
+    if not good:
+        raise found.refusal(key, "it must be a list of words, as [[3], [4, 5]]")
+    flat = JsonFile(found.path, {key: [token for word in words for token in word]})
+    take_tokens(flat, key, vocab_size)
     return tuple(map(tuple, words))
 
 
 def _read_first(found: JsonFile, vocab_size: int) -> int | None:
-    "The token that is forced first; older files of BART ask for it in another way."
+    "The token that is forced first; BART's older files ask for it in another way."
     key = "forced_bos_token_id"
     if found.choice("force_bos_token_to_be_generated", False, (True, False)):
         key = "bos_token_id"
@@ -225,13 +246,14 @@ def _read_first(found: JsonFile, vocab_size: int) -> int | None:
     return next(iter(take_tokens(found, key, vocab_size, 1)), None)
 
 
+# %% ../../../notebooks/pretrained/settings.ipynb #read-constraints
 def _read_constraints(
     found: JsonFile, shape: StackConfig, read: int, lengths: tuple[int, int]
 ) -> Constraints:
     "The rules for a prompt of `read` tokens, and the least and the most tokens."
     size = shape.vocab_size
     ends = shape.end_id, *take_tokens(found, "eos_token_id", size)
-    words = [word for word in _read_words(found, size) if word not in [(i,) for i in ends]]
+    words = [w for w in _read_words(found, size) if w not in [(i,) for i in ends]]
     return Constraints(
         suppressed=(
             *take_tokens(found, "suppress_tokens", size),
@@ -260,25 +282,26 @@ def _read_sampling(found: JsonFile) -> Sampling | None:
         return None
     found.require(_NEUTRAL_DRAWS, "decode by settings of your own")
     if found.get("num_beams", 1) != 1:
-        remedy = "with do_sample only 1 is built here, so decode by settings of your own"
+        remedy = "with do_sample only 1 is built; decode by settings of your own"
         raise found.refusal("num_beams", remedy)
     return Sampling(
         temperature=found.number("temperature", 1.0, 1e-9, 1e9),
         top_k=found.number("top_k", 50, 0, _MOST),
         top_p=found.number("top_p", 1.0, 1e-9, 1.0),
         min_p=found.number("min_p", 0.0, 0.0, 1.0),
-        epsilon=found.number("epsilon_cutoff", 0.0, 0.0, 1.0) % 1,    # 1 is none, too
+        epsilon=found.number("epsilon_cutoff", 0.0, 0.0, 1.0) % 1,    # 1: none
     )
 
 
 # %% ../../../notebooks/pretrained/settings.ipynb #read-settings
-_NEUTRAL = {
+_NEUTRAL = {    # settings that change the choice, each where it does not
     "encoder_repetition_penalty": 1, "encoder_no_repeat_ngram_size": 0,
-    "num_beam_groups": 1, "diversity_penalty": 0, "penalty_alpha": 0, "guidance_scale": 1,
-    "dola_layers": None, "token_healing": False, "max_time": None, "stop_strings": None,
-    "sequence_bias": None, "force_words_ids": None, "constraints": None,
+    "num_beam_groups": 1, "diversity_penalty": 0, "penalty_alpha": 0,
+    "guidance_scale": 1, "dola_layers": None, "token_healing": False,
+    "max_time": None, "stop_strings": None, "sequence_bias": None,
+    "force_words_ids": None, "constraints": None,
     "exponential_decay_length_penalty": None, "watermarking_config": None,
-}    # fmt: skip    # settings that change the choice, each at the value where it does not
+}    # fmt: skip
 
 
 def read_settings(
@@ -286,13 +309,14 @@ def read_settings(
 ) -> DecodingSettings:
     """How a file asks that a decoder of this shape decodes.
 
-    Raises ValueError, with the file, the key and the remedy, for what is not built here,
-    such as a beam that samples. Chapter *How a checkpoint is decoded*.
+    Raises ValueError, with the file, the key and the remedy, for what is not built
+    here, such as a beam that samples. Chapter *How a checkpoint is decoded*.
     """
     found.require(_NEUTRAL, "decode by settings of your own")
     prompt = _read_prompt(found, shape, language)
-    lengths, sampling = _read_lengths(found, shape, len(prompt)), _read_sampling(found)
-    width, n = (found.number(k, 1, 1, 1_000) for k in ("num_beams", "num_return_sequences"))
+    lengths = _read_lengths(found, shape, len(prompt))
+    sampling, width = _read_sampling(found), found.number("num_beams", 1, 1, 1_000)
+    n = found.number("num_return_sequences", 1, 1, 1_000)
     if sampling is None and n > width:
         remedy = f"without do_sample it must be at most num_beams, {width}"
         raise found.refusal("num_return_sequences", remedy)
