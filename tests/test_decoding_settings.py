@@ -313,5 +313,11 @@ def test_what_is_not_built_is_refused_by_name(asked, message):
         read(**asked)
 
 
+def test_the_50_best_are_drawn_from_where_the_file_is_silent():
+    settings = read(StackConfig(vocab_size=80, **SHAPE), do_sample=True)
+    left = settings.constrain(torch.arange(80.0).expand(2, -1), torch.full((2, 1), START))
+    assert left.isfinite().sum(-1).tolist() == [50, 50] and left[:, 30:].isfinite().all()
+
+
 def test_what_no_draw_asks_for_is_not_refused():
     assert read(typical_p=0.9, top_k=3, temperature=0.0).sampling is None

@@ -60,7 +60,6 @@ def _penalized(
     lower = torch.where(seen < 0, seen * penalty, seen / penalty)
     return logits.scatter(1, tokens, lower)
 
-
 # %% ../../../notebooks/pretrained/rules.ipynb #check-rules
 _TOKENS = (
     "suppressed", "suppressed_first", "banned_words", "forced_first",
@@ -101,7 +100,6 @@ def _check_rules(rules: "Constraints") -> None:
         wanted = f"it counts the prompt too, so it must be above its {read}"
         raise ValueError(f"max_length is {limit!r}; {wanted}")
 
-
 # %% ../../../notebooks/pretrained/rules.ipynb #only
 def _check_vocabulary(rules: "Constraints", vocab_size: int) -> None:
     for name in _TOKENS:
@@ -115,7 +113,6 @@ def _only(logits: Tensor, ids: tuple[int, ...]) -> Tensor:
     only = torch.full_like(logits, -torch.inf)
     only[:, list(ids)] = 0.0
     return only
-
 
 # %% ../../../notebooks/pretrained/rules.ipynb #constraints
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +181,6 @@ class Constraints:
         logits = _penalized(logits, tokens, self.repetition_penalty)
         return logits.masked_fill(banned, -torch.inf)
 
-
 # %% ../../../notebooks/pretrained/rules.ipynb #sampling
 def _at_least(logits: Tensor, least: float, of_best: bool) -> Tensor:
     "−∞ for a share below `least`, or below so much of the best; the best stays."
@@ -223,7 +219,6 @@ class Sampling:
         logits = top_p(logits, self.top_p)
         logits = _at_least(logits, self.min_p, of_best=True)
         return _at_least(logits, self.epsilon, of_best=False)
-
 
 # %% ../../../notebooks/pretrained/rules.ipynb #pool
 class Pool:
@@ -268,7 +263,6 @@ def _check_candidates(total: Tensor, pools: list[Pool], step: int) -> None:
     if rows := [i for i in range(len(pools)) if stuck[i] and empty[i]]:
         what = f"rows {rows} have no token left to choose at step {step}"
         raise ValueError(f"{what}; forbid fewer")
-
 
 # %% ../../../notebooks/pretrained/rules.ipynb #pool-search
 def pooled_beam_search(

@@ -54,7 +54,6 @@ def _warn_of_cuts(
         remedy = "decode with settings.limited(max_new_tokens) to allow more"
         warnings.warn(f"{what}; {remedy}", stacklevel=3)
 
-
 # %% ../../../notebooks/pretrained/settings.ipynb #search
 _Found = list[list[tuple[int, ...]]]    # of each row its answers
 
@@ -98,7 +97,6 @@ def _chosen(
         length = next((n for n, token in enumerate(row, 1) if token in ends), None)
         said.append(tuple(row[:length]))
     return [said[i : i + n] for i in range(0, len(said), n)]
-
 
 # %% ../../../notebooks/pretrained/settings.ipynb #decoding-settings
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +167,6 @@ class DecodingSettings:
         rules = replace(self.constraints, max_length=most)
         return replace(self, max_steps=max_new_tokens, constraints=rules)
 
-
 # %% ../../../notebooks/pretrained/settings.ipynb #prompt
 def _read_table(found: JsonFile, key: str) -> Mapping[str, Any]:
     return table if isinstance(table := found.get(key), dict) else {}
@@ -223,7 +220,6 @@ def _read_lengths(
         least = read + found.number("min_new_tokens", 0, 0, _MOST)
     return least, most
 
-
 # %% ../../../notebooks/pretrained/settings.ipynb #read-words
 def _read_words(found: JsonFile, vocab_size: int) -> tuple[tuple[int, ...], ...]:
     words, key = found.get("bad_words_ids", []), "bad_words_ids"
@@ -244,7 +240,6 @@ def _read_first(found: JsonFile, vocab_size: int) -> int | None:
             remedy = "force_bos_token_to_be_generated needs it, so write it there"
             raise found.refusal(key, remedy)
     return next(iter(take_tokens(found, key, vocab_size, 1)), None)
-
 
 # %% ../../../notebooks/pretrained/settings.ipynb #read-constraints
 def _read_constraints(
@@ -272,7 +267,6 @@ def _read_constraints(
         other_ends=tuple(dict.fromkeys(i for i in ends if i != shape.end_id)),
     )
 
-
 # %% ../../../notebooks/pretrained/settings.ipynb #read-sampling
 _NEUTRAL_DRAWS = {"typical_p": 1, "eta_cutoff": 0, "top_h": None}
 
@@ -291,7 +285,6 @@ def _read_sampling(found: JsonFile) -> Sampling | None:
         min_p=found.number("min_p", 0.0, 0.0, 1.0),
         epsilon=found.number("epsilon_cutoff", 0.0, 0.0, 1.0) % 1,    # 1: none
     )
-
 
 # %% ../../../notebooks/pretrained/settings.ipynb #read-settings
 _NEUTRAL = {    # settings that change the choice, each where it does not
