@@ -319,8 +319,8 @@ def test_a_type_that_is_not_floating_point_is_refused(folder):
 # Settings
 
 ASKED = {
-    "sampling": ({"do_sample": True}, "do_sample is True", "only False is built"),
-    "a penalty of repetitions": ({"repetition_penalty": 1.2}, "repetition_penalty is 1.2", "only 1 is built"),
+    "a beam that samples": ({"do_sample": True, "num_beams": 4}, "num_beams is 4", "only 1 is built"),
+    "a penalty on the source": ({"encoder_repetition_penalty": 1.2}, "encoder_repetition_penalty is 1.2", "only 1 is"),
     "no beam": ({"num_beams": 0}, "num_beams is 0", "from 1 to 1000"),
     "a beam beyond belief": ({"num_beams": 10**6}, "num_beams is 1000000", "from 1 to 1000"),
     "half a beam": ({"num_beams": 1.5}, "num_beams is 1.5", "a whole number"),
@@ -330,10 +330,10 @@ ASKED = {
     "shares given on, perhaps": ({"renormalize_logits": "yes"}, "renormalize_logits is 'yes'", "True, False"),
     "no room": ({"max_length": 1}, "the prompt has 1 tokens", "max_length, which counts them, is 1"),
     "a limit that is no number": ({"max_length": "long"}, "max_length is 'long'", "a whole number"),
-    "words of two tokens": ({"bad_words_ids": [[3, 4]]}, "bad_words_ids is [[3, 4]]", "of one token"),
-    "words that are none": ({"bad_words_ids": 3}, "bad_words_ids is 3", "of one token"),
+    "words without tokens": ({"bad_words_ids": [[3], []]}, "bad_words_ids is [[3], []]", "a list of words"),
+    "words that are none": ({"bad_words_ids": 3}, "bad_words_ids is 3", "a list of words"),
     "a token too high": ({"suppress_tokens": [47]}, "suppress_tokens is [47]", "below 47"),
-    "two last tokens": ({"forced_eos_token_id": [2, 3]}, "forced_eos_token_id is [2, 3]", "one token"),
+    "two first tokens": ({"forced_bos_token_id": [2, 3]}, "forced_bos_token_id is [2, 3]", "one token"),
     "a first token below 0": ({"forced_bos_token_id": -1}, "forced_bos_token_id is -1", "one token"),
     "a prompt with a gap": ({"forced_decoder_ids": [[2, 3]]}, "forced_decoder_ids is [[2, 3]]", "[[1, token]"),
     "a prompt that is none": ({"forced_decoder_ids": "en"}, "forced_decoder_ids is 'en'", "[[1, token]"),

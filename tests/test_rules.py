@@ -87,7 +87,7 @@ def test_a_wide_beam_holds_what_the_rules_allow_and_forced_tokens_cost_nothing(
     options = dict(width=sum(4**n for n in range(steps + 1)) + 9, max_steps=steps, length_penalty=0.0)
     options |= dict(prompt=torch.tensor([prompt]), constrain=constrain)
     if not expected:
-        with pytest.raises(ValueError, match=r"rows \[0\] have no token left to choose; forbid fewer"):
+        with pytest.raises(ValueError, match=r"rows \[0\] have no token left to choose.*; forbid fewer"):
             search(made, source, **options)
         return
     [found] = search(made, source, **options)
@@ -163,6 +163,11 @@ IMPOSSIBLE = {    # the setting: what the message says
     "half a run": (dict(no_repeat_ngram=1.5), "no_repeat_ngram is 1.5; it must be a whole number of at least 0"),
     "no prompt": (dict(prompt_length=0), "prompt_length is 0; it must be a whole number of at least 1"),
     "last, and not where": (dict(forced_last=2), "forced_last is 2, and max_length is None; say at which length"),
+    "an end too many": (dict(other_ends=(4, -1)), r"other_ends is \(4, -1\); token ids"),
+    "a word below 0": (dict(banned_words=((3, -1),)), r"banned_words is \(\(3, -1\),\); token ids"),
+    "an empty word": (dict(banned_words=((3,), ())), r"banned_words is .*; leave the empty word out"),
+    "no penalty": (dict(repetition_penalty=0.0), "repetition_penalty is 0.0; it must be above 0 and finite"),
+    "a penalty that is no number": (dict(repetition_penalty=float("nan")), "repetition_penalty is nan; it must be"),
     "no room": (dict(max_length=3, prompt_length=3), "max_length is 3; it counts the prompt too.*above its 3"),
     "half a length": (dict(max_length=7.5), "max_length is 7.5"),
 }
@@ -178,9 +183,12 @@ def test_constraints_that_cannot_work_are_refused(settings, message):
         jaxtyping.config.update("jaxtyping_disable", False)
 
 
-@pytest.mark.parametrize("setting", ["suppressed", "suppressed_first", "forced_first", "forced_last", "end_id"])
-def test_a_constraint_on_a_token_outside_the_vocabulary_is_refused(setting):
-    token = (VOCAB,) if "suppressed" in setting else VOCAB
+LISTS = dict.fromkeys(["suppressed", "suppressed_first", "other_ends"], (VOCAB,)) | {"banned_words": ((4, VOCAB),)}
+SINGLE = dict.fromkeys(["forced_first", "forced_last", "end_id"], VOCAB)
+
+
+@pytest.mark.parametrize("setting, token", (LISTS | SINGLE | {"forced_last": (4, VOCAB)}).items())
+def test_a_constraint_on_a_token_outside_the_vocabulary_is_refused(setting, token):
     with pytest.raises(ValueError, match=f"{setting} has token {VOCAB}; the vocabulary has 0 to {VOCAB - 1}"):
         generate(model(), ids(1, 3), constrain=Constraints(**{setting: token}, max_length=12))
 
@@ -189,6 +197,26 @@ def test_a_constraint_on_a_token_outside_the_vocabulary_is_refused(setting):
 def test_constraints_that_forbid_nothing_change_nothing(seed, dtype, length):
     logits = noise(3, VOCAB, seed=seed, dtype=dtype)
     assert torch.equal(Constraints()(logits, ids(3, length, seed)), logits)
+
+
+def test_a_prompt_of_short_integers_is_read_by_every_rule():
+    rules = Constraints(repetition_penalty=2.0, no_repeat_ngram=2, banned_words=((3, 4),), other_ends=(5,))
+    logits, tokens = noise(2, VOCAB), ids(2, 5)
+    assert torch.equal(rules(logits, tokens.int()), rules(logits, tokens))
+
+
+@searches
+def test_every_end_ends_a_hypothesis_and_only_the_pool_leaves_the_other_end_last(search):
+    made, others = model(end_bias=-2.0), (5, 6, 7)
+    options = dict(other_ends=others) if search is pooled_beam_search else {}
+    found = search(made, ids(4, 3), width=3, constrain=Constraints(other_ends=others), length_penalty=0.0, **options)
+    plain = pooled_beam_search(made, ids(4, 3), width=3, length_penalty=0.0, other_ends=others)
+    for row, other in zip(found, plain, strict=True):
+        said = [tuple(t for t in h.tokens if t != END) for h in row]
+        assert said[0] == tuple(t for t in other[0].tokens if t != END)    # an end costs what the model says, once
+        assert all(t not in others for tokens in said for t in tokens[:-1])
+        assert row[0].log_probability == pytest.approx(other[0].log_probability)
+    assert {row[0].tokens[-1] for row in plain} & {*others}
 
 
 # The pool of the finished
@@ -264,6 +292,59 @@ def test_a_pool_has_five_places_a_mean_per_token_and_the_present_length_unless_a
     asked = pooled_beam_search(made, source, None, width=5, length_penalty=1.0, early_stopping=False)
     assert pooled_beam_search(made, source) == asked
     assert all(h.score == h.log_probability / len(h.tokens) for row in asked for h in row)
+
+
+@pytest.fixture
+def any_number():
+    "A penalty may be a whole number, whatever its annotation says to the checks of types."
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.parametrize("length_penalty", [-10, -1, 0, 1, 3, 10])
+@pytest.mark.parametrize("length", [1, 79, 1000])
+def test_whole_and_broken_penalties_give_equal_scores(length_penalty, length, any_number):
+    pools = [Pool(2, penalty, "never", limit=length + 1) for penalty in (length_penalty, float(length_penalty))]
+    for pool in pools:
+        pool.offer([5] * length, -1.5)
+        pool.offer([6] * length, -2.5)
+        pool.close(-2.6, length)
+    assert pools[0].hypotheses == pools[1].hypotheses and pools[0].closed == pools[1].closed
+    assert pools[0].hypotheses[0].score == pytest.approx(-1.5 / float(length) ** length_penalty)
+
+
+@pytest.mark.parametrize("length_penalty", [-10, -1, 10])
+def test_a_search_with_a_whole_penalty_is_that_with_a_broken_one(length_penalty, any_number):
+    made, source = model(end_bias=0.5), ids(3, 4)
+    whole = pooled_beam_search(made, source, width=3, length_penalty=length_penalty)
+    assert whole == pooled_beam_search(made, source, width=3, length_penalty=float(length_penalty))
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_scores_that_are_no_numbers_are_refused_with_row_and_step(step):
+    made = model(end_bias=-1e9)
+
+    def poisoned(log_p, tokens):
+        bad = torch.zeros(len(tokens), 1, dtype=torch.bool)
+        bad[4:] = tokens.shape[1] == step    # the slots of the third source
+        return log_p.masked_fill(bad, torch.nan)
+
+    with pytest.raises(ValueError, match=rf"rows \[2\].* NaN .*step {step}"):
+        pooled_beam_search(made, ids(3, 3), width=2, constrain=poisoned)
+    with torch.no_grad():
+        made.projection.weight[5] = torch.nan
+    with pytest.raises(ValueError, match=r"rows \[0, 1, 2\].* NaN .*step 1"):
+        pooled_beam_search(made, ids(3, 3), width=2)
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_row_without_a_token_left_is_refused_with_its_step(step):
+    def stuck(log_p, tokens):
+        return log_p.index_fill(0, torch.tensor([2, 3]), -torch.inf) if tokens.shape[1] == step else log_p
+
+    with pytest.raises(ValueError, match=rf"rows \[1\] have no token left to choose.*step {step}"):
+        pooled_beam_search(model(end_bias=-1e9), ids(3, 3), width=2, constrain=stuck)
 
 
 def test_a_pool_refuses_what_it_cannot_serve():

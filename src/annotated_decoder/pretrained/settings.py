@@ -7,8 +7,9 @@ the checkpoint, and what is not built is refused."""
 __all__ = ['DecodingSettings', 'read_settings']
 
 # %% ../../../notebooks/pretrained/settings.ipynb #imports
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,55 +19,153 @@ from torch import Tensor
 from ..caching import Cache
 from ..decoder import StackConfig
 from ..encoder import Source
-from ..generation import EncoderDecoder, Step, generate, generate_steps
+from ..generation import EncoderDecoder, Step, generate, generate_steps, greedy
 from .folder import JsonFile, take_tokens
-from .rules import Constraints, pooled_beam_search
+from .rules import Constraints, Sampling, pooled_beam_search
+from ..strategies import sampler
+
+# %% ../../../notebooks/pretrained/settings.ipynb #before
+_Mask = Bool[Tensor, "batch source"] | None
+
+
+def _check_padding(model: EncoderDecoder, source: Tensor, mask: _Mask) -> None:
+    "ValueError for rows of tokens that end in padding, and no mask that says so."
+    config = model.decoder.config
+    padding = {config.pad_id, model.encoder.config.pad_id} - {config.end_id}
+    if mask is not None or source.dim() != 2:    # sound has no tokens
+        return
+    padded = torch.isin(source[:, -1:], source.new_tensor([*padding])).any(-1)
+    if rows := padded.nonzero().flatten().tolist():
+        what = f"source rows {rows} end in padding, and no mask is given"
+        raise ValueError(f"{what}; give the mask too that pad() makes")
+
+
+def _shared(logits: Tensor) -> Tensor:
+    "Log-probabilities; a row of −∞ alone stays one, and is not NaN."
+    return logits.log_softmax(-1).masked_fill(logits == -torch.inf, -torch.inf)
+
+
+def _warn_of_cuts(
+    settings: "DecodingSettings", answers: list[tuple[int, ...]]
+) -> None:
+    if cut := sum(map(settings.is_cut, answers)):
+        limit = f"the limit of {settings.max_steps} tokens"
+        what = f"{cut} of {len(answers)} answers were cut off at {limit}"
+        remedy = "decode with settings.limited(max_new_tokens) to allow more"
+        warnings.warn(f"{what}; {remedy}", stacklevel=3)
+
+# %% ../../../notebooks/pretrained/settings.ipynb #search
+_Found = list[list[tuple[int, ...]]]    # of each row its answers
+
+
+def _options(settings: "DecodingSettings", source: Source) -> dict[str, Any]:
+    prompt = torch.tensor([settings.prompt] * len(source), device=source.device)
+    asked = dict(prompt=prompt, constrain=settings.constrain)
+    return asked | dict(max_steps=settings.max_steps)
+
+
+def _searched(
+    settings: "DecodingSettings", model: EncoderDecoder, source: Source,
+    source_mask: _Mask, generator: torch.Generator | None,
+) -> _Found:
+    "The best of each row that a beam found."
+    if settings.sampling is not None:
+        what = f"width is {settings.width} and sampling is set"
+        raise ValueError(f"{what}; a beam draws nothing, so leave one of them out")
+    options = _options(settings, source) | dict(
+        width=settings.width, length_penalty=settings.length_penalty,
+        early_stopping=settings.early_stopping,
+        other_ends=settings.constraints.other_ends,
+    )    # fmt: skip
+    found = pooled_beam_search(model, source, source_mask, **options)
+    return [[h.tokens for h in row[: settings.n_sequences]] for row in found]
+
+
+def _chosen(
+    settings: "DecodingSettings", model: EncoderDecoder, source: Source,
+    source_mask: _Mask, generator: torch.Generator | None,
+) -> _Found:
+    "What is drawn for each row; where nothing is, the most probable tokens."
+    n = 1 if settings.sampling is None else settings.n_sequences
+    choose = greedy if settings.sampling is None else sampler(generator=generator)
+    source = source.repeat_interleave(n, 0)
+    mask = None if source_mask is None else source_mask.repeat_interleave(n, 0)
+    options = _options(settings, source) | dict(choose=choose, cache=Cache())
+    rows = generate(model, source, mask, **options).tolist()
+    ends, said = settings.constraints.ends, []
+    for row in rows:
+        length = next((n for n, token in enumerate(row, 1) if token in ends), None)
+        said.append(tuple(row[:length]))
+    return [said[i : i + n] for i in range(0, len(said), n)]
 
 # %% ../../../notebooks/pretrained/settings.ipynb #decoding-settings
 @dataclass(frozen=True, kw_only=True)
 class DecodingSettings:
-    """How a checkpoint is meant to be decoded; call it with a model and a source to do so.
+    """How a checkpoint is meant to be decoded; call it with a model and a source.
 
+    Without a mask every token of a source is read as real. Raises ValueError for
+    rows that then end in padding, and for a width above 1 together with sampling.
     Chapter *How a checkpoint is decoded*.
     """
 
-    width: int                      # hypotheses side by side; 1: greedy
+    width: int                      # hypotheses side by side; 1: no beam
     length_penalty: float           # the score is Σ log p / length^length_penalty
     early_stopping: bool | str      # when a pool of finished hypotheses is closed
     max_steps: int                  # tokens after the prompt
     prompt: tuple[int, ...]         # read first, the start symbol included
     constraints: Constraints        # what may not come, and what must
+    sampling: Sampling | None = None    # what may be drawn; None: nothing is
+    n_sequences: int = 1            # how many `sequences` gives of a row
     renormalize: bool = False       # whether the others share what may not come
 
     def constrain(self, logits: Tensor, tokens: Tensor) -> Tensor:
         "The logits that are left, or, renormalized, their log-probabilities."
         allowed = self.constraints(logits, tokens)
-        return allowed.log_softmax(-1) if self.renormalize else allowed
+        if self.sampling is not None:
+            allowed = self.sampling(allowed)
+        return _shared(allowed) if self.renormalize else allowed
 
-    def _options(self, source: Source) -> dict[str, Any]:
-        prompt = torch.tensor([self.prompt], device=source.device).expand(len(source), -1)
-        return dict(max_steps=self.max_steps, prompt=prompt, constrain=self.constrain)
-
-    def greedy_steps(self, model: EncoderDecoder, source: Source) -> Iterator[Step]:
+    def greedy_steps(
+        self, model: EncoderDecoder, source: Source, source_mask: _Mask = None
+    ) -> Iterator[Step]:
         "The steps of greedy decoding, as they come."
-        return generate_steps(model, source, cache=Cache(), **self._options(source))
+        _check_padding(model, source, source_mask)
+        options = _options(self, source)
+        return generate_steps(model, source, source_mask, cache=Cache(), **options)
+
+    def sequences(
+        self, model: EncoderDecoder, source: Source, source_mask: _Mask = None,
+        generator: torch.Generator | None = None,
+    ) -> _Found:
+        """Of each row the `n_sequences` best of the beam, best first, or so many
+        draws: no prompt, and the end symbol where it came. Greedily there is one.
+        """
+        _check_padding(model, source, source_mask)
+        search = _searched if self.width > 1 else _chosen
+        return search(self, model, source, source_mask, generator)
 
     def __call__(
-        self,
-        model: EncoderDecoder,
-        source: Source,
-        source_mask: Bool[Tensor, "batch source"] | None = None,
+        self, model: EncoderDecoder, source: Source, source_mask: _Mask = None,
+        generator: torch.Generator | None = None,
     ) -> list[tuple[int, ...]]:
-        "The best tokens of each row: no prompt, and the end symbol where it came."
-        options = self._options(source)
-        if self.width == 1:
-            end = model.decoder.config.end_id
-            rows = generate(model, source, source_mask, cache=Cache(), **options).tolist()
-            return [tuple(r[: r.index(end) + 1] if end in r else r) for r in rows]
-        options |= dict(width=self.width, length_penalty=self.length_penalty)
-        options |= dict(early_stopping=self.early_stopping)
-        found = pooled_beam_search(model, source, source_mask, **options)
-        return [hypotheses[0].tokens for hypotheses in found]
+        "The first of each row's `sequences`; it warns of those that are cut."
+        one = replace(self, n_sequences=1)
+        found = one.sequences(model, source, source_mask, generator)
+        _warn_of_cuts(self, answers := [row[0] for row in found])
+        return answers
+
+    def is_cut(self, tokens: Sequence[int]) -> bool:
+        "Whether the limit ended an answer, or forced its end, and not the model."
+        if len(tokens) < self.max_steps:
+            return False
+        rules, before_last = self.constraints, len(self.prompt) + len(tokens) - 1
+        return bool(rules.forced(before_last)) or tokens[-1] not in rules.ends
+
+    def limited(self, max_new_tokens: int) -> "DecodingSettings":
+        "The same settings with another limit, in tokens after the prompt."
+        most = len(self.prompt) + max_new_tokens
+        rules = replace(self.constraints, max_length=most)
+        return replace(self, max_steps=max_new_tokens, constraints=rules)
 
 # %% ../../../notebooks/pretrained/settings.ipynb #prompt
 def _read_table(found: JsonFile, key: str) -> Mapping[str, Any]:
@@ -97,57 +196,105 @@ def _read_prompt(found: JsonFile, shape: StackConfig, language: str | None) -> t
     prompt = JsonFile(found.path, {"prompt": tokens})
     return take_tokens(prompt, "prompt", shape.vocab_size)
 
-# %% ../../../notebooks/pretrained/settings.ipynb #read-constraints
+# %% ../../../notebooks/pretrained/settings.ipynb #read-lengths
 _MOST = 10**7    # of a length; what asks for more is not believed
 
 
-def _read_lengths(found: JsonFile, shape: StackConfig, read: int) -> tuple[int, int]:
+def _read_lengths(
+    found: JsonFile, shape: StackConfig, read: int
+) -> tuple[int, int]:
     "The least and the most tokens, the `read` ones of the prompt included."
-    new = found.number("max_new_tokens", 20, 0, _MOST)    # 20 is transformers' own
-    most = min(read + new, shape.max_len)
-    if found.get("max_new_tokens") is None and found.get("max_length") is not None:
-        most = min(found.number("max_length", 20, 0, _MOST), shape.max_len + 1)
+    if found.get("max_new_tokens") is not None:
+        new = found.number("max_new_tokens", 0, 0, _MOST)
+        most = min(read + new, shape.max_len + 1)
+    elif found.get("max_length") is not None:
+        most = min(found.number("max_length", 0, 0, _MOST), shape.max_len + 1)
+    else:
+        most = min(read + 20, shape.max_len)    # transformers' own
     if most <= read:
-        why = f"the prompt has {read} tokens, and max_length, which counts them, is {most}"
-        raise ValueError(f"{found.path}: {why}; decode by settings of your own")
+        why = f"the prompt has {read} tokens, and max_length, which counts them,"
+        remedy = "decode by settings of your own"
+        raise ValueError(f"{found.path}: {why} is {most}; {remedy}")
     least = found.number("min_length", 0, 0, _MOST)
     if found.get("min_new_tokens") is not None:
         least = read + found.number("min_new_tokens", 0, 0, _MOST)
     return least, most
 
+# %% ../../../notebooks/pretrained/settings.ipynb #read-words
+def _read_words(found: JsonFile, vocab_size: int) -> tuple[tuple[int, ...], ...]:
+    words, key = found.get("bad_words_ids", []), "bad_words_ids"
+    good = isinstance(words, list) and all(w and isinstance(w, list) for w in words)
+    if not good:
+        raise found.refusal(key, "it must be a list of words, as [[3], [4, 5]]")
+    flat = JsonFile(found.path, {key: [token for word in words for token in word]})
+    take_tokens(flat, key, vocab_size)
+    return tuple(map(tuple, words))
 
+
+def _read_first(found: JsonFile, vocab_size: int) -> int | None:
+    "The token that is forced first; BART's older files ask for it in another way."
+    key = "forced_bos_token_id"
+    if found.choice("force_bos_token_to_be_generated", False, (True, False)):
+        key = "bos_token_id"
+        if found.get(key) is None:
+            remedy = "force_bos_token_to_be_generated needs it, so write it there"
+            raise found.refusal(key, remedy)
+    return next(iter(take_tokens(found, key, vocab_size, 1)), None)
+
+# %% ../../../notebooks/pretrained/settings.ipynb #read-constraints
 def _read_constraints(
     found: JsonFile, shape: StackConfig, read: int, lengths: tuple[int, int]
 ) -> Constraints:
     "The rules for a prompt of `read` tokens, and the least and the most tokens."
-    words, size = found.get("bad_words_ids", []), shape.vocab_size
-    if not isinstance(words, list) or not all(isinstance(w, list) and len(w) == 1 for w in words):
-        raise found.refusal("bad_words_ids", "only words of one token are built, as [[3]]")
-    banned = JsonFile(found.path, {"bad_words_ids": [word for (word,) in words]})
-    banned_ids = take_tokens(banned, "bad_words_ids", size)
+    size = shape.vocab_size
+    ends = shape.end_id, *take_tokens(found, "eos_token_id", size)
+    words = [w for w in _read_words(found, size) if w not in [(i,) for i in ends]]
     return Constraints(
         suppressed=(
             *take_tokens(found, "suppress_tokens", size),
-            *(i for i in banned_ids if i != shape.end_id),
+            *(word[0] for word in words if len(word) == 1),
         ),
         suppressed_first=take_tokens(found, "begin_suppress_tokens", size),
-        forced_first=next(iter(take_tokens(found, "forced_bos_token_id", size, 1)), None),
-        forced_last=next(iter(take_tokens(found, "forced_eos_token_id", size, 1)), None),
+        banned_words=tuple(word for word in words if len(word) > 1),
+        forced_first=_read_first(found, size),
+        forced_last=take_tokens(found, "forced_eos_token_id", size) or None,
         min_length=lengths[0],
         max_length=lengths[1],
         no_repeat_ngram=found.number("no_repeat_ngram_size", 0, 0, _MOST),
+        repetition_penalty=found.number("repetition_penalty", 1.0, 1e-3, 1e3),
         prompt_length=read,
         end_id=shape.end_id,
+        other_ends=tuple(dict.fromkeys(i for i in ends if i != shape.end_id)),
+    )
+
+# %% ../../../notebooks/pretrained/settings.ipynb #read-sampling
+_NEUTRAL_DRAWS = {"typical_p": 1, "eta_cutoff": 0, "top_h": None}
+
+
+def _read_sampling(found: JsonFile) -> Sampling | None:
+    if not found.choice("do_sample", False, (True, False)):
+        return None
+    found.require(_NEUTRAL_DRAWS, "decode by settings of your own")
+    if found.get("num_beams", 1) != 1:
+        remedy = "with do_sample only 1 is built; decode by settings of your own"
+        raise found.refusal("num_beams", remedy)
+    return Sampling(
+        temperature=found.number("temperature", 1.0, 1e-9, 1e9),
+        top_k=found.number("top_k", 50, 0, _MOST),
+        top_p=found.number("top_p", 1.0, 1e-9, 1.0),
+        min_p=found.number("min_p", 0.0, 0.0, 1.0),
+        epsilon=found.number("epsilon_cutoff", 0.0, 0.0, 1.0) % 1,    # 1: none
     )
 
 # %% ../../../notebooks/pretrained/settings.ipynb #read-settings
-_NEUTRAL = {
-    "do_sample": False, "repetition_penalty": 1, "encoder_repetition_penalty": 1,
-    "encoder_no_repeat_ngram_size": 0, "num_beam_groups": 1, "diversity_penalty": 0,
-    "penalty_alpha": 0, "guidance_scale": 1, "sequence_bias": None, "force_words_ids": None,
-    "constraints": None, "exponential_decay_length_penalty": None, "stop_strings": None,
-    "watermarking_config": None,
-}    # fmt: skip    # settings that change the choice, each at the value where it does not
+_NEUTRAL = {    # settings that change the choice, each where it does not
+    "encoder_repetition_penalty": 1, "encoder_no_repeat_ngram_size": 0,
+    "num_beam_groups": 1, "diversity_penalty": 0, "penalty_alpha": 0,
+    "guidance_scale": 1, "dola_layers": None, "token_healing": False,
+    "max_time": None, "stop_strings": None, "sequence_bias": None,
+    "force_words_ids": None, "constraints": None,
+    "exponential_decay_length_penalty": None, "watermarking_config": None,
+}    # fmt: skip
 
 
 def read_settings(
@@ -155,18 +302,25 @@ def read_settings(
 ) -> DecodingSettings:
     """How a file asks that a decoder of this shape decodes.
 
-    Raises ValueError, with the file, the key and the remedy, for what is not built here,
-    such as sampling. Chapter *How a checkpoint is decoded*.
+    Raises ValueError, with the file, the key and the remedy, for what is not built
+    here, such as a beam that samples. Chapter *How a checkpoint is decoded*.
     """
     found.require(_NEUTRAL, "decode by settings of your own")
     prompt = _read_prompt(found, shape, language)
     lengths = _read_lengths(found, shape, len(prompt))
+    sampling, width = _read_sampling(found), found.number("num_beams", 1, 1, 1_000)
+    n = found.number("num_return_sequences", 1, 1, 1_000)
+    if sampling is None and n > width:
+        remedy = f"without do_sample it must be at most num_beams, {width}"
+        raise found.refusal("num_return_sequences", remedy)
     return DecodingSettings(
-        width=found.number("num_beams", 1, 1, 1_000),
+        width=width,
         length_penalty=found.number("length_penalty", 1.0, -10.0, 10.0),
         early_stopping=found.choice("early_stopping", False, (True, False, "never")),
         max_steps=lengths[1] - len(prompt),
         prompt=prompt,
+        sampling=sampling,
+        n_sequences=n,
         constraints=_read_constraints(found, shape, len(prompt), lengths),
         renormalize=found.choice("renormalize_logits", False, (True, False)),
     )
