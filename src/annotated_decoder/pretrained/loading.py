@@ -9,19 +9,18 @@ __all__ = ['Checkpoint', 'load_pretrained', 'generation_settings', 'AudioEmbeddi
 # %% ../../../notebooks/pretrained/loading.ipynb #imports
 import os
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..generation import EncoderDecoder
 from .families import Family, family_of, stack_shape, stored_name
-from .folder import JsonFile, Stored, local_folder, one_line, stored_tensors
+from .folder import JsonFile, Stored, local_folder, one_line, open_tensors, stored_tensors
 from .parts import ScaledProjection, build_decoder, build_encoder, parts_of, sinusoid_halves
 from .settings import DecodingSettings, read_settings
 from .tokenizing import load_tokenizer
@@ -41,7 +40,7 @@ class Checkpoint:
         self.folder = local_folder(folder_or_id)
         config = JsonFile.read(self.folder / "config.json")
         path = self.folder / "generation_config.json"
-        self.settings = JsonFile.read(path) if path.exists() else config
+        self.settings = JsonFile.read(path) if os.path.lexists(path) else config
         keys = ("pad_token_id", "decoder_start_token_id", "eos_token_id")
         ids = {key: self.settings.get(key, config.get(key)) for key in keys}
         if isinstance(end := ids["eos_token_id"], list) and len(end) == 1:
@@ -227,11 +226,8 @@ def find_tensors(
     return found
 
 # %% ../../../notebooks/pretrained/loading.ipynb #fill
-def _read_tensor(
-    file: Any, there: Stored, family: Family, ours: str, shape: torch.Size
-) -> Tensor:
+def _shaped(raw: Tensor, family: Family, ours: str, shape: torch.Size) -> Tensor:
     "A tensor's numbers, in the shape that it has here."
-    raw = file.get_tensor(there.name)
     if ours.endswith("embedding.positions"):
         return raw[family.offset :]
     return raw.reshape(shape)
@@ -242,13 +238,11 @@ def _fill(
 ) -> None:
     "Give a blank model its numbers, in memory of their own."
     tables: list[Tensor] = []
-    with ExitStack() as stack:
-        paths = {there.path for there in found.values() if there is not None}
-        files = {p: stack.enter_context(safe_open(p, framework="pt")) for p in paths}
+    with open_tensors(there for there in found.values() if there is not None) as read:
         for ours, blank in model.state_dict().items():
             there, tensor = found[ours], torch.zeros(blank.shape, dtype=dtype)
             if there is not None:
-                raw = _read_tensor(files[there.path], there, family, ours, blank.shape)
+                raw = _shaped(read(there), family, ours, blank.shape)
                 tensor = raw.to(dtype, copy=True)
             owner, leaf = ours.rpartition(".")[::2]
             module = model.get_submodule(owner)
