@@ -83,7 +83,7 @@ FIELDS = {  # fields of config.json, and what the message says of them
     "a scale of another type": ({"scale_embedding": "yes"}, "scale_embedding is 'yes'", "known are True, False"),
     "a width of another type": ({"d_model": "16"}, "d_model is '16'", "a whole number", "from 1 to"),
     "a width that is true": ({"d_model": True}, "d_model is True", "a whole number"),
-    "a fraction of layers": ({"encoder_layers": 2.0}, "encoder_layers is 2.0", "a whole number from 1 to 1000"),
+    "a fraction of layers": ({"encoder_layers": 2.5}, "encoder_layers is 2.5", "a whole number from 1 to 1000"),
     "no layers": ({"decoder_layers": 0}, "decoder_layers is 0", "from 1 to 1000"),
     "many layers": ({"decoder_layers": 1000}, "asks for 1000 layers", "tensors are stored", "get the folder anew"),
     "layers below 0": ({"decoder_layers": -1}, "decoder_layers is -1", "a whole number"),
@@ -143,7 +143,7 @@ TEXTS = {
     "half": (b'{"model_type": "bart"', "is no JSON"),
     "a list": (b"[]", "holds a list and no object"),
     "a word": (b'"bart"', "holds a str and no object"),
-    "no text": (b"\xff\xfe\x00", "is no JSON"),
+    "no text": (b"\xff\xfe\x00", "is UTF-16, and JSON is UTF-8"),
     "brackets without end": (b"[" * 10**5, "is no JSON"),
     "digits without end": (b'{"d_model": ' + b"9" * 10**5 + b"}", "is no JSON"),
     "longer than believed": (b" " * (MOST_TEXT + 1), f"over {MOST_TEXT}"),
@@ -278,7 +278,7 @@ class Bomb:
         return os.mkdir, ("exploded",)
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.ckpt"])
+@pytest.mark.parametrize("name", ["adapter_model.bin", "model.pt", "model.ckpt"])
 def test_pickled_weights_are_refused_and_not_opened(name, folder, monkeypatch):
     monkeypatch.chdir(folder)
     (folder / WEIGHTS).unlink()

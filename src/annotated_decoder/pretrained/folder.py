@@ -30,22 +30,23 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-# %% ../../../notebooks/pretrained/folder.ipynb #read-bytes
-MOST_TEXT = 2**22    # bytes; a longer configuration, index or header is not believed
-
-
+# %% ../../../notebooks/pretrained/folder.ipynb #one-line
 def one_line(error: object) -> str:
-    "What an error or a path says: on one line, of readable length, its path left to you."
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    text = " ".join(text.split())
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    "What an error or a name says, on one line and of readable length."
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror    # without the path, which the message names already
+    text = shown(" ".join(text.split()))
     return text if len(text) <= 200 else f"{text[:120]} … {text[-70:]}"
 
 
 def shown(path: str | os.PathLike) -> str:
     "A path as a message names it: whole, and its control characters escaped."
-    text = os.fspath(path)
-    return text if text.isprintable() else repr(text)[1:-1]
+    letters = (c if c.isprintable() else repr(c)[1:-1] for c in os.fspath(path))
+    return "".join(letters)
+
+# %% ../../../notebooks/pretrained/folder.ipynb #read-bytes
+MOST_TEXT = 2**22    # bytes; a longer configuration, index or header is not believed
 
 
 def file_size(path: Path) -> int:
@@ -58,9 +59,11 @@ def file_size(path: Path) -> int:
         about = path.stat()
     except (OSError, ValueError) as error:
         if path.is_symlink():
-            raise ValueError(f"{shown(path)} is a link to nothing; get it anew") from error
+            what = f"{shown(path)} is a link to nothing"
+            raise ValueError(f"{what}; get it anew") from error
         if not isinstance(error, FileNotFoundError):
-            raise ValueError(f"{shown(path)}: {one_line(error)}; get it anew") from error
+            what = f"{shown(path)} cannot be read ({one_line(error)})"
+            raise ValueError(f"{what}; get it anew") from error
         wanted = "a folder that transformers' save_pretrained wrote"
         raise ValueError(f"{shown(path)} is missing; give {wanted}") from error
     if not stat.S_ISREG(about.st_mode):
@@ -157,7 +160,7 @@ class JsonFile:
         return ValueError(f"{shown(self.path)}: {key} is {value}; {remedy}")
 
     def number(self, key: str, default: Any, least: Any, most: Any) -> Any:
-        "A number in this range, whole where the range's ends are; 4.0 is a whole number."
+        "A number in this range, whole where the range's ends are; 4.0 is whole."
         value, whole = self.get(key, default), isinstance(least, int)
         value = as_whole(value) if whole else value
         if type(value) not in ((int,) if whole else (int, float)) or not least <= value <= most:
@@ -180,7 +183,8 @@ class JsonFile:
 def take_tokens(file: JsonFile, key: str, vocab_size: int, most: int = 10**7) -> tuple[int, ...]:
     "The tokens that a field lists; a single one is a list of one."
     value = file.get(key, [])
-    listed = [as_whole(i) for i in (value if isinstance(value, list) else [value])]
+    values = value if isinstance(value, list) else [value]
+    listed = [as_whole(i) for i in values]
     good = (type(i) is int and 0 <= i < vocab_size for i in listed)
     if len(listed) > most or not all(good):
         wanted = "one token" if most == 1 else "a list of tokens"
@@ -225,25 +229,16 @@ def read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
         raise ValueError(f"{shown(path)} is {what}; get it anew") from error
 
 # %% ../../../notebooks/pretrained/folder.ipynb #pickle-names
-_CONVERT = (
-    "load it with transformers where you trust it, and save_pretrained() writes "
-    "model.safetensors"
-)
-_MOST_SHARED = 4    # names that the same numbers may have
-_DAMAGED = (
-    ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, OSError,
-    NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile,
-)    # fmt: skip
 _TYPES = {    # what a pickle calls the type of a storage, and what safetensors calls it
-    "torch DoubleStorage": "F64", "torch FloatStorage": "F32", "torch HalfStorage": "F16",
-    "torch BFloat16Storage": "BF16", "torch LongStorage": "I64", "torch IntStorage": "I32",
-    "torch ShortStorage": "I16", "torch CharStorage": "I8", "torch ByteStorage": "U8",
-    "torch BoolStorage": "BOOL",
+    "torch DoubleStorage": "F64", "torch FloatStorage": "F32",
+    "torch HalfStorage": "F16", "torch BFloat16Storage": "BF16",
+    "torch LongStorage": "I64", "torch IntStorage": "I32", "torch ShortStorage": "I16",
+    "torch CharStorage": "I8", "torch ByteStorage": "U8", "torch BoolStorage": "BOOL",
 }    # fmt: skip
 _DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16,
-    "BF16": torch.bfloat16, "I64": torch.int64, "I32": torch.int32, "I16": torch.int16,
-    "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+    "BF16": torch.bfloat16, "I64": torch.int64, "I32": torch.int32,
+    "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }    # fmt: skip
 
 
@@ -252,7 +247,7 @@ class _Storage(NamedTuple):
 
     key: str
     dtype: str
-    count: int
+    length: int    # in numbers
 
 
 class _View(NamedTuple):
@@ -271,16 +266,10 @@ _CALLS: dict[str, Callable[..., Any]] = {    # all that a pickle of tensors may 
 }
 
 # %% ../../../notebooks/pretrained/folder.ipynb #run-pickle
-def _storage(kind: Any, name: Any, key: Any, device: Any, count: Any, view: Any = None) -> _Storage:
-    if kind != "storage" or view is not None or not isinstance(key, str):
+def _storage(kind: Any, name: Any, key: Any, device: Any, *sizes: Any) -> _Storage:
+    if kind != "storage" or not isinstance(name, str) or sizes[1:] not in ((), (None,)):
         raise ValueError("it has a storage of another kind")
-    return _Storage(key, _TYPES[name], count)
-
-
-def _call(name: Any, values: Any) -> Any:
-    if not isinstance(name, str) or name not in _CALLS:
-        raise ValueError("it calls what is no function of tensors")
-    return _CALLS[name](*values)
+    return _Storage(key, _TYPES[name], sizes[0])
 
 
 def _named(name: str) -> str:
@@ -289,18 +278,24 @@ def _named(name: str) -> str:
     return name
 
 
+def _called(name: Any, values: Any) -> Any:
+    if not isinstance(name, str) or name not in _CALLS:
+        raise ValueError("it calls what is no function of tensors")
+    return _CALLS[name](*values)
+
+
 def _set_items(table: Any, items: list[Any]) -> None:
     if type(table) is not dict or not all(type(key) is str for key in items[::2]):
         raise ValueError("it has a table of something else than names")
     table.update(zip(items[::2], items[1::2], strict=True))
 
-# %% ../../../notebooks/pretrained/folder.ipynb #pickle-machine
+
 _EMPTY: dict[str, type] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_VALUES = {"BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", *_CONSTANTS}
+_VALUES = {"BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
 _TUPLES = {"TUPLE": None, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
-
+# %% ../../../notebooks/pretrained/folder.ipynb #pickle-machine
 def run_pickle(program: io.BytesIO) -> Any:
     """What a pickle of tensors builds, with a record for each tensor. The machine knows
     the instructions that `torch.save` writes for tensors, and calls nothing of Python's.
@@ -309,8 +304,9 @@ def run_pickle(program: io.BytesIO) -> Any:
     """
     stack, marks, memo = list[Any](), list[int](), dict[int, Any]()
     instructions: Iterator[tuple[Any, Any, Any]] = pickletools.genops(program)
-    for name, value in ((instruction.name, value) for instruction, value, _ in instructions):
-        if name in _VALUES:
+    for instruction, value, _ in instructions:
+        name = instruction.name
+        if name in _VALUES or name in _CONSTANTS:
             stack.append(_CONSTANTS.get(name, value))
         elif name in _EMPTY:
             stack.append(_EMPTY[name]())
@@ -329,11 +325,14 @@ def run_pickle(program: io.BytesIO) -> Any:
             stack.append(_storage(*stack.pop()))
         elif name == "REDUCE":
             values = stack.pop()
-            stack.append(_call(stack.pop(), values))
+            stack.append(_called(stack.pop(), values))
         elif name in ("SETITEM", "SETITEMS", "APPENDS"):
             first = len(stack) - 2 if name == "SETITEM" else marks.pop()
             items, stack[first:] = stack[first:], []
-            stack[-1].extend(items) if name == "APPENDS" else _set_items(stack[-1], items)
+            if name == "APPENDS":
+                stack[-1].extend(items)
+            else:
+                _set_items(stack[-1], items)
         elif name == "BUILD":
             stack.pop()    # attributes, which a table does not need
         elif name == "STOP":
@@ -406,7 +405,9 @@ def _old_parts(file: io.FileIO, size: int) -> tuple[dict[str, _View], _Places]:
     storages = {view.storage.key: view.storage for view in views}
     at, places = programs.tell(), {}
     for key in keys:
-        count = storages[key].count
+        if not isinstance(key, str):
+            raise ValueError("a storage in it has no name")
+        count = storages[key].length
         file.seek(at)
         if int.from_bytes(file.read(8), "little") != count:
             raise ValueError("a storage has another length than its pickle says")
@@ -414,23 +415,40 @@ def _old_parts(file: io.FileIO, size: int) -> tuple[dict[str, _View], _Places]:
         at = sum(places[key])
     return tensors, places
 
-# %% ../../../notebooks/pretrained/folder.ipynb #read-pickle
+# %% ../../../notebooks/pretrained/folder.ipynb #stored-view
+def _extent(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    "How many numbers of a storage lie from a tensor's first to its last."
+    steps = zip(shape, strides, strict=True)
+    return 0 if 0 in shape else 1 + sum((n - 1) * by for n, by in steps)
+
+
 def _stored_view(path: Path, name: str, view: Any, places: _Places, size: int) -> Stored:
     "A tensor of a pickle where it lies, each number of it in the file."
-    if not isinstance(view, _View):
-        kind = type(view).__name__
-        raise ValueError(f"its {reprlib.repr(name)} is a {kind} and no tensor")
-    (key, dtype, count), start, shape, strides = view
-    numbers = [start, count, *shape, *strides]
-    good = len(shape) == len(strides) <= 8 and all(type(n) is int for n in numbers)
-    if not good or not all(0 <= n <= size for n in numbers):
+    if not isinstance(view, _View) or not isinstance(view.storage, _Storage):
+        raise ValueError(f"its {reprlib.repr(name)} is a {type(view).__name__}, no tensor")
+    (key, dtype, length), start, shape, strides = view
+    if not isinstance(key, str) or key not in places:
+        raise ValueError(f"its {reprlib.repr(name)} lies nowhere")
+    numbers = [start, length, *shape, *strides]
+    whole = len(shape) <= 8 and all(type(n) is int and 0 <= n <= size for n in numbers)
+    if not whole or len(shape) != len(strides):
         raise ValueError(f"its {reprlib.repr(name)} has no shape of a tensor")
-    width, (begin, length) = _DTYPES[dtype].itemsize, places[key]
-    last = start + sum((n - 1) * by for n, by in zip(shape, strides, strict=True))
-    inside = math.prod(shape) <= count and (0 in shape or last < count)
-    if count * width != length or begin + length > size or not inside:
+    width, (begin, stored) = _DTYPES[dtype].itemsize, places[key]
+    inside = math.prod(shape) <= length and start + _extent(shape, strides) <= length
+    if not inside or length * width != stored or begin + stored > size:
         raise ValueError(f"its {reprlib.repr(name)} is not whole")
-    return Stored(path, name, dtype, shape, (begin + start * width, strides))
+    return Stored(path, name, dtype, tuple(shape), (begin + start * width, tuple(strides)))
+
+# %% ../../../notebooks/pretrained/folder.ipynb #read-pickle
+_CONVERT = (
+    "load it with transformers where you trust it, and save_pretrained() writes "
+    "model.safetensors"
+)
+_MOST_SHARED = 4    # names that the same numbers may have
+_DAMAGED = (
+    ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, OSError,
+    NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile,
+)    # fmt: skip
 
 
 def read_pickle(path: Path) -> dict[str, Stored]:
@@ -445,9 +463,15 @@ def read_pickle(path: Path) -> dict[str, Stored]:
         try:
             parts = _zip_parts if file.read(4) == b"PK\3\4" else _old_parts
             tensors, places = parts(file, size)
-            stored = {n: _stored_view(path, n, v, places, size) for n, v in tensors.items()}
-            takes = [math.prod(t.shape) * _DTYPES[t.dtype].itemsize for t in stored.values()]
-            if sum(takes) > _MOST_SHARED * size:
+            stored = {
+                name: _stored_view(path, name, view, places, size)
+                for name, view in tensors.items()
+            }
+            takes = sum(
+                math.prod(there.shape) * _DTYPES[there.dtype].itemsize
+                for there in stored.values()
+            )
+            if takes > _MOST_SHARED * size:
                 raise ValueError("its tensors share their numbers too often")
         except _DAMAGED as error:
             why = one_line(error) if isinstance(error, ValueError) else "it is damaged"
@@ -459,11 +483,10 @@ def read_pickle(path: Path) -> dict[str, Stored]:
 def _read_place(there: Stored) -> Tensor:
     "A tensor's numbers from a pickle, in memory of their own."
     begin, strides = there.place or (0, ())
-    dtype, last = _DTYPES[there.dtype], 0
+    dtype = _DTYPES[there.dtype]
     if 0 in there.shape:
         return torch.empty(there.shape, dtype=dtype)
-    last = sum((n - 1) * by for n, by in zip(there.shape, strides, strict=True))
-    data = bytearray((last + 1) * dtype.itemsize)
+    data = bytearray(_extent(there.shape, strides) * dtype.itemsize)
     with there.path.open("rb") as file:
         file.seek(begin)
         if file.readinto(data) != len(data):
@@ -522,11 +545,15 @@ def _choose_weights(folder: Path) -> Path:
 def _read_weights(path: Path) -> dict[str, Stored]:
     "What one file of weights promises."
     if path.suffix == ".bin":
-        return read_pickle(path)
-    tensors, metadata = read_header(path)
-    if (library := metadata.get("format", "pt")) != "pt":
-        what = f"was written for {reprlib.repr(library)} and not for 'pt' (PyTorch)"
-        raise ValueError(f"{shown(path)} {what}; save it anew from there")
+        tensors = read_pickle(path)
+    else:
+        tensors, metadata = read_header(path)
+        if (library := metadata.get("format", "pt")) != "pt":
+            what = f"was written for {reprlib.repr(library)} and not for 'pt' (PyTorch)"
+            raise ValueError(f"{shown(path)} {what}; save it anew from there")
+    if odd := [name for name in tensors if not name.isprintable()]:
+        what = f"has a tensor of the name {reprlib.repr(odd[0])}"
+        raise ValueError(f"{shown(path)} {what}; get it anew")
     return tensors
 
 
@@ -550,7 +577,7 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
         raise ValueError(f"{shown(path)} {what}; get the folder anew")
     return stored
 
-# %% ../../../notebooks/pretrained/folder.ipynb #local-folder
+# %% ../../../notebooks/pretrained/folder.ipynb #fetched-files
 _FETCHED = [
     "config.json", "generation_config.json", "preprocessor_config.json", WEIGHTS, INDEX,
     "model-*-of-*.safetensors", "tokenizer*.json", "special_tokens_map.json",
@@ -559,11 +586,13 @@ _FETCHED = [
 ]    # fmt: skip
 _PICKLES = [PICKLED, PICKLED_INDEX, "pytorch_model-*-of-*.bin"]
 _ID = r"\w[\w.-]*(/\w[\w.-]*)?(@\w[\w./-]*)?"    # owner/name@revision
+
+# %% ../../../notebooks/pretrained/folder.ipynb #fetch
 _CONVERTER = "SFconvertbot", "Adding `safetensors` variant of this model"
 
 
 def _converted(name: str) -> str | None:
-    "The branch on which the hub's own program offers safetensors for today's main branch."
+    "The branch where the hub's program offers safetensors for the main branch of today."
     from huggingface_hub import HfApi
 
     hub = HfApi()
@@ -590,12 +619,11 @@ def _fetch(name: str, revision: str | None) -> Path:
         return folder
     try:
         branch = None if revision else _converted(name)
-    except Exception:    # no network, or a hub without proposals: what was fetched before
+    except Exception:    # no network, or a hub without proposals
         branch = None
     return fetch(branch, _FETCHED) if branch else fetch(revision, _FETCHED + _PICKLES)
 
-
-# %% ../../../notebooks/pretrained/folder.ipynb #local-folder-all
+# %% ../../../notebooks/pretrained/folder.ipynb #local-folder
 def local_folder(folder_or_id: str | os.PathLike) -> Path:
     """The folder itself, or, for the id of a model on the hub, the folder that it was
     fetched into. An id may name a revision, a commit, a tag or a branch:
