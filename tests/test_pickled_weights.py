@@ -54,10 +54,10 @@ def same(ours, theirs):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_pickle_gives_the_model_that_safetensors_give(kind, zipped, home, tmp_path):
     folder = pickled(home, kind, tmp_path / "pickled", _use_new_zipfile_serialization=zipped)
-    model = load_pretrained(folder)
-    assert same(model, load_pretrained(home / kind))
-    tied = model.projection.weight is model.decoder.embedding.tokens.weight
-    assert tied == (kind != "t5, gated")
+    model, theirs = load_pretrained(folder), load_pretrained(home / kind)
+    assert same(model, theirs)
+    one_table = [m.projection.weight is m.decoder.embedding.tokens.weight for m in (model, theirs)]
+    assert one_table[0] == one_table[1]
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["a zip", "before PyTorch 1.6"])
@@ -291,7 +291,7 @@ CLAIMS = {  # what a table tells, and what is said
     "a storage of an unknown type": (View(dtype="ComplexFloatStorage"), "names 'torch ComplexFloatStorage'"),
     "a number": (3, "is a int, no tensor"),
     "a table in a table": ({"b": View()}, "is a dict, no tensor"),
-    "a list": ([1.5], "is a list, no tensor"),
+    "a list": ([1.5], "has the instruction APPEND, which no tensor needs"),
     "a name that doubles": (View(key=doubled(60)), "lies nowhere"),
     "a kind that doubles": (View(kind=doubled(60)), "has a storage of another kind"),
 }
@@ -305,9 +305,12 @@ def test_a_table_that_claims_what_is_not_there_is_refused(told, part, tmp_path):
     assert time.process_time() - start < 2
 
 
-@pytest.mark.parametrize("table", [{doubled(60): View()}, {3: View()}, View(), [View()], "a", None])
+@pytest.mark.parametrize("table", [doubled(60), {3: View()}, View(), [View()], "a", None])
 def test_what_is_no_table_of_names_is_refused(table, tmp_path):
-    zipped(tmp_path / PICKLED, program(table), {"0": bytes(16)})
+    written = program(table)
+    if isinstance(table, tuple):    # as a key, whose hash Python would be looking for until the end of days
+        written = b"\x80\x02}" + written[2:-1] + b"K\x01s."
+    zipped(tmp_path / PICKLED, written, {"0": bytes(16)})
     refusal(ValueError, lambda: stored_tensors(tmp_path), PICKLED, "get it anew")
 
 
@@ -357,7 +360,7 @@ def test_a_zip_that_is_not_whole_is_refused(change, part, tmp_path):
 
 
 def test_a_bomb_is_not_unpacked(tmp_path):
-    zipped(tmp_path / PICKLED, program({"a": View()}) + bytes(10**8), compression=zipfile.ZIP_DEFLATED)
+    zipped(tmp_path / PICKLED, program({"a": View()}) + bytes(10**7), compression=zipfile.ZIP_DEFLATED)
     refusal(ValueError, lambda: stored_tensors(tmp_path), "'archive/data.pkl' in it is packed")
 
 

@@ -367,7 +367,7 @@ def _zip_place(file: io.FileIO, entry: zipfile.ZipInfo, size: int) -> tuple[int,
     return begin, length
 
 
-def _zip_parts(file: io.FileIO, size: int) -> tuple[dict[str, _View], _Places]:
+def _zip_parts(file: io.FileIO, size: int) -> tuple[dict[str, Any], _Places]:
     "The tensors of a zip by name, and where the storages lie."
     with zipfile.ZipFile(file) as archive:    # type: ignore[arg-type]
         entries = {e.filename.partition("/")[2]: e for e in archive.infolist()}
@@ -391,7 +391,7 @@ def _zip_parts(file: io.FileIO, size: int) -> tuple[dict[str, _View], _Places]:
 _OLD = 0x1950A86A20F9469CFC6C    # what files of torch.save began with before PyTorch 1.6
 
 
-def _old_parts(file: io.FileIO, size: int) -> tuple[dict[str, _View], _Places]:
+def _old_parts(file: io.FileIO, size: int) -> tuple[dict[str, Any], _Places]:
     "The same of a file from before PyTorch 1.6: five pickles, then the storages."
     file.seek(0)
     programs = io.BytesIO(file.read(_MOST_PROGRAM))
