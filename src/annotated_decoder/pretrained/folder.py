@@ -213,7 +213,7 @@ def read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
     size = file_size(path)
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-    if size < 8 or length > min(size - 8, MOST_TEXT):
+    if not 2 <= length <= min(size - 8, MOST_TEXT):
         what = f"{size} bytes and a header that claims {length}"
         raise ValueError(f"{shown(path)} has {what}; it is cut off, get it anew")
     try:
