@@ -158,6 +158,13 @@ def test_a_text_that_is_no_object_is_refused(name, text, part, folder):
     refusal(ValueError, lambda: generation_settings(folder), name, part, "get it anew")
 
 
+@pytest.mark.parametrize("name", [CONFIG, "generation_config.json", WEIGHTS])
+def test_a_device_is_no_file(name, folder):
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/zero")
+    refused(folder, f"{name} is no regular file", "get it anew")
+
+
 def test_a_folder_without_a_configuration_is_refused(folder):
     (folder / CONFIG).unlink()
     refused(folder, "config.json is missing", "save_pretrained")
@@ -346,6 +353,31 @@ ASKED = {
 def test_settings_that_are_not_built_are_refused(fields, parts, folder):
     set_fields(folder / "generation_config.json", **fields)
     refusal(ValueError, lambda: generation_settings(folder), "generation_config.json", *parts)
+
+
+def test_a_whole_number_with_a_point_is_the_whole_number(folder):
+    fields = dict(num_beams=4, max_length=12, eos_token_id=3, suppress_tokens=[5, 6])
+    set_fields(folder / "generation_config.json", **fields)
+    plain, width = generation_settings(folder), json.loads((folder / CONFIG).read_text())["d_model"]
+    pointed = fields | dict(num_beams=4.0, max_length=12.0, eos_token_id=3.0, suppress_tokens=[5.0, 6.0])
+    set_fields(folder / "generation_config.json", **pointed)
+    set_fields(folder / CONFIG, d_model=float(width), encoder_layers=3.0)
+    assert generation_settings(folder) == plain and type(generation_settings(folder).width) is int
+    assert load_pretrained(folder).decoder.config.d_model == width
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 5000, "a\n\0\x07" + "b" * 300, "../" * 100], ids=len)
+def test_a_long_name_is_cut_in_the_middle_and_stays_on_the_line(name, home, tmp_path):
+    folder = shutil.copytree(home / "shards", tmp_path / "copy")
+    (folder / INDEX).write_text(json.dumps({"weight_map": {"a": f"{name}.safetensors"}}))
+    message = refused(folder, "names the file", "...", "none of this folder's")
+    assert message.isprintable() and len(message) < 300 and message.count(str(folder)) == 1
+
+
+def test_a_folder_with_odd_letters_is_named_on_one_line(folder):
+    odd = folder.rename(folder.with_name("a\nb"))
+    (odd / CONFIG).write_text("[")
+    refusal(ValueError, lambda: load_pretrained(odd), "a\\nb/config.json is no JSON")
 
 
 def test_a_language_that_is_not_there_is_refused(folder):

@@ -13,7 +13,6 @@ from collections import OrderedDict
 import pytest
 import reference
 import torch
-from safetensors.torch import load_file
 from test_bad_input import refusal
 
 from annotated_decoder.pretrained import folder as folders
