@@ -11,6 +11,8 @@ import pytest
 import reference
 import torch
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pipes, devices and limits as Linux has them")
+
 
 def words(folder):
     "A tokenizer of a few words."
