@@ -83,7 +83,7 @@ FIELDS = {  # fields of config.json, and what the message says of them
     "a scale of another type": ({"scale_embedding": "yes"}, "scale_embedding is 'yes'", "known are True, False"),
     "a width of another type": ({"d_model": "16"}, "d_model is '16'", "a whole number", "from 1 to"),
     "a width that is true": ({"d_model": True}, "d_model is True", "a whole number"),
-    "a fraction of layers": ({"encoder_layers": 2.0}, "encoder_layers is 2.0", "a whole number from 1 to 1000"),
+    "a fraction of layers": ({"encoder_layers": 2.5}, "encoder_layers is 2.5", "a whole number from 1 to 1000"),
     "no layers": ({"decoder_layers": 0}, "decoder_layers is 0", "from 1 to 1000"),
     "many layers": ({"decoder_layers": 1000}, "asks for 1000 layers", "tensors are stored", "get the folder anew"),
     "layers below 0": ({"decoder_layers": -1}, "decoder_layers is -1", "a whole number"),
@@ -143,7 +143,7 @@ TEXTS = {
     "half": (b'{"model_type": "bart"', "is no JSON"),
     "a list": (b"[]", "holds a list and no object"),
     "a word": (b'"bart"', "holds a str and no object"),
-    "no text": (b"\xff\xfe\x00", "is no JSON"),
+    "no text": (b"\xff\xfe\x00", "is UTF-16, and JSON is UTF-8"),
     "brackets without end": (b"[" * 10**5, "is no JSON"),
     "digits without end": (b'{"d_model": ' + b"9" * 10**5 + b"}", "is no JSON"),
     "longer than believed": (b" " * (MOST_TEXT + 1), f"over {MOST_TEXT}"),
@@ -156,6 +156,13 @@ def test_a_text_that_is_no_object_is_refused(name, text, part, folder):
     (folder / name).write_bytes(text)
     refused(folder, name, part, "get it anew")
     refusal(ValueError, lambda: generation_settings(folder), name, part, "get it anew")
+
+
+@pytest.mark.parametrize("name", [CONFIG, "generation_config.json", WEIGHTS])
+def test_a_device_is_no_file(name, folder):
+    (folder / name).unlink()
+    (folder / name).symlink_to("/dev/zero")
+    refused(folder, f"{name} is no regular file", "get it anew")
 
 
 def test_a_folder_without_a_configuration_is_refused(folder):
@@ -278,7 +285,7 @@ class Bomb:
         return os.mkdir, ("exploded",)
 
 
-@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "model.ckpt"])
+@pytest.mark.parametrize("name", ["adapter_model.bin", "model.pt", "model.ckpt"])
 def test_pickled_weights_are_refused_and_not_opened(name, folder, monkeypatch):
     monkeypatch.chdir(folder)
     (folder / WEIGHTS).unlink()
@@ -346,6 +353,31 @@ ASKED = {
 def test_settings_that_are_not_built_are_refused(fields, parts, folder):
     set_fields(folder / "generation_config.json", **fields)
     refusal(ValueError, lambda: generation_settings(folder), "generation_config.json", *parts)
+
+
+def test_a_whole_number_with_a_point_is_the_whole_number(folder):
+    fields = dict(num_beams=4, max_length=12, eos_token_id=3, suppress_tokens=[5, 6])
+    set_fields(folder / "generation_config.json", **fields)
+    plain, width = generation_settings(folder), json.loads((folder / CONFIG).read_text())["d_model"]
+    pointed = fields | dict(num_beams=4.0, max_length=12.0, eos_token_id=3.0, suppress_tokens=[5.0, 6.0])
+    set_fields(folder / "generation_config.json", **pointed)
+    set_fields(folder / CONFIG, d_model=float(width), encoder_layers=3.0)
+    assert generation_settings(folder) == plain and type(generation_settings(folder).width) is int
+    assert load_pretrained(folder).decoder.config.d_model == width
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 5000, "a\n\0\x07" + "b" * 300, "../" * 100], ids=len)
+def test_a_long_name_is_cut_in_the_middle_and_stays_on_the_line(name, home, tmp_path):
+    folder = shutil.copytree(home / "shards", tmp_path / "copy")
+    (folder / INDEX).write_text(json.dumps({"weight_map": {"a": f"{name}.safetensors"}}))
+    message = refused(folder, "names the file", "...", "none of this folder's")
+    assert message.isprintable() and len(message) < 300 and message.count(str(folder)) == 1
+
+
+def test_a_folder_with_odd_letters_is_named_on_one_line(folder):
+    odd = folder.rename(folder.with_name("a\nb"))
+    (odd / CONFIG).write_text("[")
+    refusal(ValueError, lambda: load_pretrained(odd), "a\\nb/config.json is no JSON")
 
 
 def test_a_language_that_is_not_there_is_refused(folder):
