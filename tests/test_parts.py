@@ -231,7 +231,7 @@ def test_all_layers_share_one_table_of_distances_in_self_attention_alone(make):
         ("head_dim", 0, "head_dim is 0; it must be at least 1, or None"),
         ("norm", "batch", "norm is 'batch'; known are layer, rms"),
         ("activation", "tanh", "activation is 'tanh'; known are relu, gelu, silu, gelu_tanh"),
-        ("positions", "rotary", "positions is 'rotary'; known are sinusoidal, learned, sinusoidal_halves, relative"),
+        ("positions", "rotary", "positions is 'rotary'; known are sinusoidal, learned, .*relative, relative_by_layer"),
         ("norm_eps", 0.0, "norm_eps is 0.0; it must be above 0, or None for the usual one"),
         ("attention_scale", 0.0, "attention_scale is 0.0; it must be above 0, or None for the usual one"),
         ("embedding_scale", -1.0, "embedding_scale is -1.0; it must be above 0, or None for the usual one"),

@@ -22,7 +22,15 @@ from torch import Tensor, nn
 from ..generation import EncoderDecoder
 from .families import Family, family_of, stack_shape, stored_name
 from .folder import JsonFile, Stored, local_folder, one_line, stored_tensors
-from .parts import ScaledProjection, build_decoder, build_encoder, parts_of, sinusoid_halves
+from annotated_decoder.pretrained.parts import (
+    ScaledProjection,
+    WideLinear,
+    build_decoder,
+    build_encoder,
+    parts_of,
+    position_table,
+    sinusoid_halves,
+)
 from .settings import DecodingSettings, read_settings
 from .tokenizing import load_tokenizer
 
@@ -42,10 +50,10 @@ class Checkpoint:
         config = JsonFile.read(self.folder / "config.json")
         path = self.folder / "generation_config.json"
         self.settings = JsonFile.read(path) if path.exists() else config
-        keys = ("pad_token_id", "decoder_start_token_id", "eos_token_id")
+        keys = ("pad_token_id", "decoder_start_token_id", "bos_token_id", "eos_token_id")
         ids = {key: self.settings.get(key, config.get(key)) for key in keys}
-        if isinstance(end := ids["eos_token_id"], list) and len(end) == 1:
-            (ids["eos_token_id"],) = end
+        if isinstance(end := ids["eos_token_id"], list) and end:
+            ids["eos_token_id"] = end[0]
         self.config = replace(config, fields={**config.fields} | ids)
         self.family = family_of(self.config)
         self.encoder = stack_shape(self.family, self.config, "encoder")
@@ -65,6 +73,7 @@ class Checkpoint:
         found = find_tensors(self, model)
         try:
             _fill(model, self.family, found, dtype)
+            _place_computed(model, found, dtype)
         except SafetensorError as error:
             what = f"{self.folder} changed while it was read ({one_line(error)})"
             raise ValueError(f"{what}; load it again") from error
@@ -83,7 +92,7 @@ class Checkpoint:
 def load_pretrained(
     folder_or_id: str | os.PathLike, *, dtype: torch.dtype = torch.float32
 ) -> EncoderDecoder:
-    """A checkpoint of Marian, BART, T5 or Whisper in this book's own modules, in
+    """A checkpoint of a family that is known here in this book's own modules, in
     evaluation mode. The errors are those of `Checkpoint`. Chapter *Real checkpoints*.
     """
     return Checkpoint(folder_or_id).model(dtype)
@@ -193,6 +202,19 @@ def _check_stored(there: Stored, shape: tuple[int, ...]) -> None:
         wanted = f"config.json needs {' or '.join(_NUMBERS)} {shape}"
         raise ValueError(f"{what}, and {wanted}; get the folder anew")
 
+# %% ../../../notebooks/pretrained/loading.ipynb #stored-computed
+def _stored_computed(
+    blank: EncoderDecoder, family: Family, stored: Mapping[str, Stored]
+) -> dict[str, Tensor]:
+    "The positions that are computed here, and that the file has all the same."
+    computed = {
+        f"{side}.embedding.positions": position_table(stack.config, parts_of(stack))
+        for side, stack in (("encoder", blank.encoder), ("decoder", blank.decoder))
+    }
+    there = {k for k in computed if stored_name(family, k) in stored}
+    return {k: t for k, t in computed.items() if t is not None and k in there}
+
+
 # %% ../../../notebooks/pretrained/loading.ipynb #find-tensors
 def find_tensors(
     checkpoint: Checkpoint, blank: EncoderDecoder
@@ -210,7 +232,8 @@ def find_tensors(
         stored = {family.prefix + name: there for name, there in stored.items()}
     found: dict[str, Stored | None] = {}
     rest = stored.keys() - {*family.unread}
-    for ours, tensor in blank.state_dict().items():
+    wanted = blank.state_dict() | _stored_computed(blank, family, stored)
+    for ours, tensor in wanted.items():
         names = _candidates(family, ours, untied)
         rest -= {*names}
         there = next((stored[name] for name in names if name in stored), None)
@@ -245,22 +268,42 @@ def _fill(
     with ExitStack() as stack:
         paths = {there.path for there in found.values() if there is not None}
         files = {p: stack.enter_context(safe_open(p, framework="pt")) for p in paths}
-        for ours, blank in model.state_dict().items():
-            there, tensor = found[ours], torch.zeros(blank.shape, dtype=dtype)
-            if there is not None:
-                raw = _read_tensor(files[there.path], there, family, ours, blank.shape)
-                tensor = raw.to(dtype, copy=True)
+        for ours, there in found.items():
             owner, leaf = ours.rpartition(".")[::2]
             module = model.get_submodule(owner)
-            if isinstance(getattr(module, leaf), nn.Parameter):
+            blank, wide = getattr(module, leaf), isinstance(module, WideLinear)
+            kept = WideLinear.kept_in(dtype) if wide else dtype
+            tensor = torch.zeros(blank.shape, dtype=kept)
+            if there is not None:
+                raw = _read_tensor(files[there.path], there, family, ours, blank.shape)
+                tensor = raw.to(kept, copy=True)
+            if isinstance(blank, nn.Parameter):
                 tensor = nn.Parameter(tensor)
             if stored_name(family, ours) in family.one_table:
                 tensor = next((t for t in tables if torch.equal(t, tensor)), tensor)
                 tables.append(tensor)
             setattr(module, leaf, tensor)
-    for side in (model.encoder, model.decoder):    # what is computed, and not stored
-        shape, kind = (side.config.max_len, side.config.d_model), parts_of(side).positions
-        if kind == "sinusoidal_halves":    # transformers rounds them to single precision
-            side.embedding.positions = sinusoid_halves(*shape).float().to(dtype)
-        elif kind == "relative":
-            side.embedding.positions = torch.zeros(1, shape[1], dtype=dtype)
+
+
+# %% ../../../notebooks/pretrained/loading.ipynb #computed
+_ROUNDING = 0.01    # a sine in bfloat16 is less than 0.002 away
+
+
+def _place_computed(
+    model: EncoderDecoder, found: Mapping[str, Stored | None], dtype: torch.dtype
+) -> None:
+    "Give a model the positions that are computed. ValueError where it has others."
+    for side, stack in (("encoder", model.encoder), ("decoder", model.decoder)):
+        table = position_table(stack.config, parts_of(stack))
+        if table is None:
+            continue
+        name = f"{side}.embedding.positions"
+        if (there := found.get(name)) is not None:
+            far = (model.get_buffer(name).float() - table.float()).abs().amax(1)
+            if not (near := far < _ROUNDING).all():    # nor is NaN near
+                row = int((~near).nonzero()[0])
+                what = f"{there.name} is not what is computed, from position {row} on"
+                raise ValueError(f"{there.path}: {what}; give another checkpoint")
+        # transformers rounds them to single precision
+        stack.embedding.positions = table.float().to(dtype)
+
