@@ -207,12 +207,10 @@ def _stored_computed(
     blank: EncoderDecoder, family: Family, stored: Mapping[str, Stored]
 ) -> dict[str, Tensor]:
     "The positions that are computed here, and that the file has all the same."
-    computed = {
-        f"{side}.embedding.positions": position_table(stack.config, parts_of(stack))
-        for side, stack in (("encoder", blank.encoder), ("decoder", blank.decoder))
-    }
-    there = {k for k in computed if stored_name(family, k) in stored}
-    return {k: t for k, t in computed.items() if t is not None and k in there}
+    names = {f"{side}.embedding.positions" for side in ("encoder", "decoder")}
+    there = {ours for ours in names if stored_name(family, ours) in stored}
+    computed = sorted(there - blank.state_dict().keys())
+    return {ours: blank.get_buffer(ours) for ours in computed}
 
 
 # %% ../../../notebooks/pretrained/loading.ipynb #find-tensors

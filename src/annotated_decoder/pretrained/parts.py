@@ -66,9 +66,6 @@ class ScaledProjection(Projection):
         return super().forward(x * self.scale)
 
 # %% ../../../notebooks/pretrained/parts.ipynb #half
-_HALF = (torch.float16, torch.bfloat16)
-
-
 class WideLinear(nn.Linear):
     """A linear layer that stays in single precision in a model of `torch.float16`.
 
@@ -100,6 +97,10 @@ class GuardedResidual(Residual):
             return x
         most = torch.finfo(x.dtype).max - 1000
         return x.clamp(-most, most)
+
+
+# %% ../../../notebooks/pretrained/parts.ipynb #wide-norm
+_HALF = (torch.float16, torch.bfloat16)
 
 
 class WideRMSNorm(RMSNorm):
