@@ -1,5 +1,5 @@
-"""Checkpoints of Marian, BART, T5 and Whisper in this book's modules beside transformers: the logits for each family
-and precision, with and without a cache, and the ids of greedy decoding and of a beam.
+"""Checkpoints of Marian, BART, T5, Whisper and their relatives in this book's modules beside transformers: logits for
+each family and precision, with and without a cache, and the ids of greedy decoding and of a beam.
 
 The checkpoints are those of the tests: tiny, with random weights, norms and biases moved off 1 and 0.
 `python benchmarks/parity.py` writes `parity.json` and `parity.md` beside itself, and ends with an error where a
@@ -31,7 +31,7 @@ YES = {False: "no", True: "yes"}
 
 
 def bound(kind: str, dtype: torch.dtype) -> float:
-    return max(BOUND[dtype], 1e-6 if kind.startswith("t5") else 0.0)
+    return max(BOUND[dtype], 1e-6 if "t5" in kind else 0.0)
 
 
 @torch.no_grad()

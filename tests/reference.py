@@ -8,11 +8,23 @@ import transformers
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
+    BlenderbotConfig,
+    BlenderbotForConditionalGeneration,
     GenerationConfig,
+    M2M100Config,
+    M2M100ForConditionalGeneration,
     MarianConfig,
     MarianMTModel,
+    MBartConfig,
+    MBartForConditionalGeneration,
+    MT5Config,
+    MT5ForConditionalGeneration,
+    PegasusConfig,
+    PegasusForConditionalGeneration,
     T5Config,
     T5ForConditionalGeneration,
+    UMT5Config,
+    UMT5ForConditionalGeneration,
     WhisperConfig,
     WhisperForConditionalGeneration,
 )
@@ -29,6 +41,7 @@ T5_SIZES |= dict(relative_attention_num_buckets=8, relative_attention_max_distan
 MARIAN = SIZES | dict(pad_token_id=46, decoder_start_token_id=46, max_position_embeddings=32)
 WHISPER = SIZES | dict(pad_token_id=46, bos_token_id=46, decoder_start_token_id=45, num_mel_bins=5)
 WHISPER |= dict(max_source_positions=12, max_target_positions=32)
+FAIRSEQ = SIZES | dict(pad_token_id=1, bos_token_id=0, decoder_start_token_id=2, max_position_embeddings=32)
 
 # What each tiny checkpoint is made with; its end symbol is one that comes at different places in different rows.
 KINDS = {
@@ -40,30 +53,40 @@ KINDS = {
         | dict(share_encoder_decoder_embeddings=False, decoder_vocab_size=51, decoder_start_token_id=50)
         | dict(activation_function="relu"),
     ),
-    "bart": (
-        BartForConditionalGeneration,
-        BartConfig,
-        SIZES | dict(pad_token_id=1, bos_token_id=0, decoder_start_token_id=2, max_position_embeddings=32),
+    "bart": (BartForConditionalGeneration, BartConfig, FAIRSEQ),
+    "mbart": (MBartForConditionalGeneration, MBartConfig, FAIRSEQ | dict(scale_embedding=True)),
+    "blenderbot": (BlenderbotForConditionalGeneration, BlenderbotConfig, FAIRSEQ | dict(scale_embedding=True)),
+    "pegasus": (
+        PegasusForConditionalGeneration,
+        PegasusConfig,
+        SIZES | dict(pad_token_id=0, decoder_start_token_id=0, max_position_embeddings=32, scale_embedding=True),
     ),
+    "m2m_100": (M2M100ForConditionalGeneration, M2M100Config, FAIRSEQ),
     "t5": (T5ForConditionalGeneration, T5Config, T5_SIZES),
     "t5, gated": (
         T5ForConditionalGeneration,
         T5Config,
         T5_SIZES | dict(feed_forward_proj="gated-gelu", tie_word_embeddings=False),
     ),
+    "mt5": (MT5ForConditionalGeneration, MT5Config, T5_SIZES),
+    "umt5": (UMT5ForConditionalGeneration, UMT5Config, T5_SIZES | dict(tie_word_embeddings=False)),
     "whisper": (WhisperForConditionalGeneration, WhisperConfig, WHISPER),
 }
+# Their positions are computed, and no number of them is moved.
+COMPUTED = (MarianMTModel, PegasusForConditionalGeneration, M2M100ForConditionalGeneration)
 # How each asks to be decoded: what its real relatives ask for.
 ASKED = {
     "marian": dict(bad_words_ids=[[46]], renormalize_logits=True),
     "marian, two vocabularies": dict(bad_words_ids=[[46]]),
     "bart": dict(forced_bos_token_id=0, no_repeat_ngram_size=3, min_length=4),
-    "t5": {},
-    "t5, gated": {},
+    "mbart": dict(forced_bos_token_id=5),
+    "m2m_100": dict(forced_bos_token_id=5),
     "whisper": dict(suppress_tokens=[1, 2, 7], begin_suppress_tokens=[3, 46]),
 }
 # Found by searching: seeds and end symbols with which a wild one emits many tokens and rows of different lengths.
 CHOSEN = {"marian": (12, 17), "marian, two vocabularies": (27, 47), "bart": (2, 18)}
+CHOSEN |= {"mbart": (5, 8), "blenderbot": (4, 35), "pegasus": (8, 33), "m2m_100": (4, 20)}
+CHOSEN |= {"mt5": (11, 11), "umt5": (11, 32)}
 CHOSEN |= {"t5": (3, 30), "t5, gated": (0, 33), "whisper": (1, 28)}
 PROMPT = dict(forced_decoder_ids=[[1, 10], [2, 11]], no_timestamps_token_id=12)    # Whisper's, after the start symbol
 
@@ -77,7 +100,7 @@ def made(kind, seed=None, end=None, wild=False, **changes):
         model = model_class(config_class(**sizes | dict(eos_token_id=end, forced_eos_token_id=end) | changes)).eval()
         with torch.no_grad():
             for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-                if not (name.endswith("embed_positions.weight") and model_class is MarianMTModel):
+                if not ("embed_positions" in name and model_class in COMPUTED):
                     tensor.add_(torch.randn_like(tensor), alpha=0.2)
                     tensor.mul_(3.0 if wild and tensor.dim() > 1 else 1.0)
     return model
@@ -87,8 +110,8 @@ def settings(kind, model, beams):
     "How the checkpoint asks to be decoded, greedily or with a beam."
     config = model.config
     asked = dict(eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id, max_length=14, num_beams=beams)
-    asked |= dict(decoder_start_token_id=config.decoder_start_token_id) | ASKED[kind]
-    if kind.startswith(("marian", "bart")):
+    asked |= dict(decoder_start_token_id=config.decoder_start_token_id) | ASKED.get(kind, {})
+    if kind.startswith(("marian", "bart", "mbart")):
         asked |= dict(forced_eos_token_id=config.eos_token_id)
     if beams > 1:
         asked |= dict(length_penalty=0.7, early_stopping=kind == "bart")

@@ -18,11 +18,15 @@ from annotated_decoder.normalization import LayerNorm, RMSNorm
 from annotated_decoder.pretrained.parts import (
     ACTIVATIONS,
     BareEmbedding,
+    CountedEmbedding,
     GatedFeedForward,
+    GuardedResidual,
     Parts,
     RelativePositions,
     ScaledAttention,
     ScaledProjection,
+    WideLinear,
+    WideRMSNorm,
     parts_of,
     sinusoid_halves,
 )
@@ -195,6 +199,65 @@ def test_parts_reach_every_place(make):
     assert make(positions="relative").relative.bidirectional is (make is encoder)
 
 
+def test_a_guarded_sum_is_held_in_float16_alone():
+    plain = GuardedResidual(nn.Identity(), 0.0, True)
+    for dtype, most in ((torch.float16, 64_504.0), (torch.bfloat16, 120_000.0), (torch.float32, 120_000.0)):
+        large = torch.full((1, 1, 4), 60_000.0, dtype=dtype)
+        small = torch.full_like(large, 2.0)
+        assert plain.add(large, large)[0, 0, 0].item() == pytest.approx(most, rel=0.01)
+        assert plain.add(-large, -large)[0, 0, 0].item() == pytest.approx(-most, rel=0.01)
+        assert plain.add(small, small)[0, 0, 0] == 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_wide_norm_squares_what_half_precision_cannot(dtype):
+    norm, x = WideRMSNorm(8).to(dtype), noise(2, 3, 8, dtype=torch.float32) * 1e3
+    for given_in in (x.to(dtype), x):    # after a wide layer the sums are in single precision
+        assert norm(given_in).dtype == dtype
+        assert_close(norm(given_in).float(), RMSNorm(8)(x), atol=0.02, rtol=0.02)
+
+
+def test_what_a_wide_layer_gives_has_the_type_of_its_weights():
+    layer, x = WideLinear(4, 3), torch.ones(1, 2, 4)
+    assert layer(x.half()).dtype == layer(x).dtype == torch.float32
+    assert [WideLinear.kept_in(d) for d in (torch.float16, torch.bfloat16, torch.float64)] == [
+        torch.float32, torch.bfloat16, torch.float64,
+    ]    # fmt: skip
+
+
+@pytest.mark.parametrize("make", [decoder, encoder])
+def test_guarded_parts_reach_every_place(make):
+    stack = make(guarded=True, linear_bias=False)
+    residuals = [part for part in stack.modules() if hasattr(part, "pre_norm")]
+    assert {type(part) for part in residuals} == {GuardedResidual}
+    assert {type(layer.ffn.down_proj) for layer in stack.layers} == {WideLinear}
+    assert all(layer.ffn.down_proj.bias is None for layer in stack.layers)
+
+
+@pytest.mark.parametrize("make", [decoder, encoder])
+def test_each_layer_may_have_a_table_of_its_own(make):
+    stack = make(n_layers=3, positions="relative_by_layer")
+    assert len({id(layer.relative) for layer in stack.layers}) == 3 and not hasattr(stack, "relative")
+    assert {layer.relative.bidirectional for layer in stack.layers} == {make is encoder}
+    given_in = (ids(2, 5), noise(2, 3, 8)) if make is decoder else (ids(2, 5),)
+    before = stack(*given_in)
+    for layer in stack.layers:
+        kept = layer.relative.weight.detach().clone()
+        layer.relative.weight.data.zero_()
+        assert (stack(*given_in) - before).abs().max() > 1e-6
+        layer.relative.weight.data.copy_(kept)
+    assert torch.equal(stack(*given_in), before)
+
+
+def test_only_an_encoder_counts_its_real_tokens():
+    made = dict(positions="sinusoidal_from_two", pad_id=7)
+    assert type(decoder(**made).embedding) is Embedding
+    embedding = encoder(**made).embedding
+    assert type(embedding) is CountedEmbedding and embedding.pad_id == 7
+    with pytest.raises(ValueError, match="13 positions asked for, but max_len is 12; shorten the sequence"):
+        embedding(ids(1, 13))
+
+
 @pytest.mark.parametrize("make", [decoder, encoder])
 def test_without_other_parts_a_stack_is_the_books_own(make):
     ours, plain = make(), type(make()).of(config())
@@ -231,7 +294,7 @@ def test_all_layers_share_one_table_of_distances_in_self_attention_alone(make):
         ("head_dim", 0, "head_dim is 0; it must be at least 1, or None"),
         ("norm", "batch", "norm is 'batch'; known are layer, rms"),
         ("activation", "tanh", "activation is 'tanh'; known are relu, gelu, silu, gelu_tanh"),
-        ("positions", "rotary", "positions is 'rotary'; known are sinusoidal, learned, sinusoidal_halves, relative"),
+        ("positions", "rotary", "positions is 'rotary'; known are sinusoidal, learned, .*relative, relative_by_layer"),
         ("norm_eps", 0.0, "norm_eps is 0.0; it must be above 0, or None for the usual one"),
         ("attention_scale", 0.0, "attention_scale is 0.0; it must be above 0, or None for the usual one"),
         ("embedding_scale", -1.0, "embedding_scale is -1.0; it must be above 0, or None for the usual one"),
@@ -244,6 +307,12 @@ def test_all_layers_share_one_table_of_distances_in_self_attention_alone(make):
 def test_parts_that_cannot_work_are_refused(field, value, message):
     with pytest.raises(ValueError, match=message):
         shape(**{"head_dim": 4, field: value} if field == "d_model" else {field: value})
+
+
+def test_positions_from_two_need_two_pairs():
+    with pytest.raises(ValueError, match="d_model is 2; positions that begin with 2 need at least 4"):
+        shape(positions="sinusoidal_from_two", d_model=2, n_heads=1)
+    assert torch.isfinite(decoder(positions="sinusoidal_from_two", d_model=4).embedding.positions).all()
 
 
 def test_every_shape_that_is_let_through_makes_its_relative_positions():

@@ -1,4 +1,4 @@
-"""Checkpoints of Marian, BART, T5 and Whisper in this book's modules give the numbers of transformers."""
+"""Checkpoints of Marian, BART, T5, Whisper and their relatives here give the numbers of transformers."""
 
 import json
 import os
@@ -11,19 +11,23 @@ from reference import KINDS, their_ids, their_logits, theirs, tokens_for, write
 from torch import nn
 from torch.testing import assert_close
 from transformers import BartModel, T5ForConditionalGeneration
+from transformers.models.mt5.modeling_mt5 import MT5LayerNorm
 from transformers.models.t5.modeling_t5 import T5LayerNorm
+from transformers.models.umt5.modeling_umt5 import UMT5LayerNorm
 
 from annotated_decoder.caching import Cache
 from annotated_decoder.embedding import sinusoids
+from annotated_decoder.normalization import Residual
 from annotated_decoder.pretrained import families, loading
 from annotated_decoder.pretrained import folder as model_folder
 from annotated_decoder.pretrained.families import FAMILIES
 from annotated_decoder.pretrained.loading import AudioEmbedding, Checkpoint, generation_settings, load_pretrained
-from annotated_decoder.pretrained.parts import sinusoid_halves
+from annotated_decoder.pretrained.parts import GuardedResidual, WideLinear, sinusoid_halves, sinusoids_from_two
 
 MANY = os.environ.get("HYPOTHESIS_PROFILE") == "many"
 # Of the largest logit. T5's norm runs in single precision there, whatever the model's own, as a test below shows.
-BOUND = {kind: 1e-6 if kind.startswith("t5") else 1e-12 for kind in KINDS}
+T5S = [kind for kind in KINDS if "t5" in kind]
+BOUND = {kind: 1e-6 if kind in T5S else 1e-12 for kind in KINDS}
 
 
 @pytest.fixture(scope="module")
@@ -154,13 +158,13 @@ def test_one_table_is_shared_as_in_the_file(folders):
         ours = load_pretrained(folders[kind])
         tables = ours.projection.weight, ours.decoder.embedding.tokens.weight
         assert tables[0] is tables[1], kind
-        if kind in ("marian", "bart", "t5"):
+        if kind not in ("marian, two vocabularies", "whisper"):
             assert ours.encoder.embedding.tokens.weight is tables[0]
     apart = load_pretrained(folders["marian, two vocabularies"])
     assert apart.encoder.embedding.tokens.weight.shape != apart.decoder.embedding.tokens.weight.shape
 
 
-@pytest.mark.parametrize("kind", ["marian", "bart", "whisper"])
+@pytest.mark.parametrize("kind", ["marian", "bart", "mbart", "blenderbot", "pegasus", "m2m_100", "whisper"])
 def test_an_untied_head_is_its_own(kind, tmp_path):
     write(tmp_path, kind, tie_word_embeddings=False)
     ours = load_pretrained(tmp_path, dtype=torch.float64)
@@ -184,13 +188,16 @@ def test_a_table_may_be_stored_under_the_heads_name_alone(folders, tmp_path):
     assert difference(ours, theirs(tmp_path, "t5"), "t5") < BOUND["t5"]
 
 
-def test_a_gated_t5_with_a_head_of_its_own(folders, tmp_path):
-    tensors = stored(folders["t5, gated"])
+@pytest.mark.parametrize("kind", ["t5, gated", "mt5", "umt5"])
+@pytest.mark.parametrize("tied", [True, False, None])    # as newer files say, older ones, and where nothing is said
+def test_a_t5_with_a_head_of_its_own(kind, tied, folders, tmp_path):
+    tensors = stored(folders[kind])
     tensors["lm_head.weight"] = torch.randn(tensors["shared.weight"].shape)
-    resaved(folders["t5, gated"], tmp_path, tensors)
-    ours = load_pretrained(tmp_path, dtype=torch.float64)
+    resaved(folders[kind], tmp_path, tensors, tie_word_embeddings=tied, scale_decoder_outputs=None)
+    ours, other = load_pretrained(tmp_path, dtype=torch.float64), theirs(tmp_path, kind)
     assert ours.projection.weight is not ours.decoder.embedding.tokens.weight
-    assert difference(ours, theirs(tmp_path, "t5, gated"), "t5, gated") < BOUND["t5, gated"]
+    assert difference(ours, other, kind) < BOUND[kind]
+    assert ours.projection.scale == (1.0 if kind == "mt5" or tied is False else 0.25)
 
 
 def test_a_file_written_without_its_head_has_shorter_names(folders, tmp_path):
@@ -273,6 +280,16 @@ def post_to_pre(model):
                 res.pre_norm = not res.pre_norm
 
 
+def set_positions(model, make):
+    for side in (model.encoder, model.decoder):
+        side.embedding.positions = make(*side.embedding.positions.shape).double()
+
+
+def share_relative(model):
+    for layer in model.decoder.layers:
+        layer.mask = model.decoder.layers[0].relative.causal
+
+
 TRAPS = {  # the kind of checkpoint, and what is wrong with the model
     "Marian: the rows of tokens are not scaled": ("marian", lambda m: scaled(m, "decoder", 0.25)),
     "BART: the rows of tokens are scaled": ("bart", lambda m: scaled(m, "encoder", 4.0)),
@@ -298,6 +315,18 @@ TRAPS = {  # the kind of checkpoint, and what is wrong with the model
     "gated T5: logits divided": ("t5, gated", lambda m: setattr(m.projection, "scale", 0.25)),
     "T5: the encoder looks back only": ("t5", lambda m: setattr(m.encoder.relative, "bidirectional", False)),
     "T5: another largest distance": ("t5", lambda m: setattr(m.decoder.relative, "max_distance", 6)),
+    "mBART: post-norm": ("mbart", post_to_pre),
+    "mBART: no norm after the sum": ("mbart", lambda m: setattr(m.encoder.embedding, "norm", nn.Identity())),
+    "mBART: no last norm": ("mbart", lambda m: setattr(m.decoder, "final_norm", nn.Identity())),
+    "Blenderbot: the rows of tokens are not scaled": ("blenderbot", lambda m: scaled(m, "decoder", 0.25)),
+    "Pegasus: sines and cosines in turn": ("pegasus", interleave),
+    "M2M100: Marian's wavelengths": ("m2m_100", lambda m: set_positions(m, sinusoid_halves)),
+    "M2M100: positions begin with 3": (
+        "m2m_100",
+        lambda m: set_positions(m, lambda n, d: sinusoids_from_two(n + 1, d)[1:]),
+    ),
+    "mT5: logits divided": ("mt5", lambda m: setattr(m.projection, "scale", 0.25)),
+    "umT5: one table for all layers": ("umt5", share_relative),
     "Whisper: no positions of sound": ("whisper", lambda m: m.encoder.embedding.positions.zero_()),
     "Whisper: no last norm in the encoder": ("whisper", lambda m: setattr(m.encoder, "final_norm", nn.Identity())),
 }
@@ -329,12 +358,55 @@ def test_the_first_rows_for_the_last_are_seen(folders, monkeypatch):
     assert difference(ours, theirs(folders["bart"], "bart"), "bart") > 0.01
 
 
-def test_stored_sinusoids_are_not_read(folders, tmp_path):
-    tensors = stored(folders["marian"])
+POSITIONS = {"marian": "weight", "pegasus": "weight", "m2m_100": "weights"}
+
+
+def with_positions(folder, tmp_path, kind, change):
+    "A copy of a checkpoint that has stored its computed positions, after `change`."
+    made, tensors = reference.made(kind).model, stored(folder)
     for side in ("encoder", "decoder"):
-        tensors[f"model.{side}.embed_positions.weight"] = torch.full((32, 16), torch.nan)
-    ours = load_pretrained(resaved(folders["marian"], tmp_path, tensors), dtype=torch.float64)
-    assert difference(ours, theirs(folders["marian"], "marian"), "marian") < 1e-12
+        module, leaf = getattr(made, side).embed_positions, POSITIONS[kind]
+        numbers = module.get_embedding(34, 16, 1) if leaf == "weights" else module.create_weight()
+        tensors[f"model.{side}.embed_positions.{leaf}"] = change(numbers)
+    return resaved(folder, tmp_path, tensors)
+
+
+@pytest.mark.parametrize("kind", POSITIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_stored_sinusoids_are_compared_and_then_computed(kind, dtype, folders, tmp_path):
+    made = with_positions(folders[kind], tmp_path, kind, lambda numbers: numbers.to(dtype))
+    ours, plain = (load_pretrained(folder, dtype=torch.float64) for folder in (made, folders[kind]))
+    assert torch.equal(ours.decoder.embedding.positions, plain.decoder.embedding.positions)
+    assert difference(ours, theirs(folders[kind], kind), kind) < BOUND[kind]
+
+
+OTHERS = {
+    "NaN": (0, lambda numbers: torch.full_like(numbers, torch.nan)),
+    "zeros": (0, torch.zeros_like),
+    "in turn": (1, lambda numbers: numbers.unflatten(1, (2, -1)).transpose(1, 2).flatten(1)),
+    "one position late": (0, lambda numbers: numbers.roll(1, 0)),
+    "one number": (7, lambda numbers: numbers.index_put((torch.tensor(9), torch.tensor(3)), torch.tensor(2.0))),
+}
+
+
+@pytest.mark.parametrize("kind", POSITIONS)
+@pytest.mark.parametrize("other", OTHERS)
+def test_other_stored_positions_are_refused(kind, other, folders, tmp_path):
+    row, change = OTHERS[other]
+    with_positions(folders[kind], tmp_path, kind, change)
+    if kind != "m2m_100":    # whose first position is row 2
+        row = {"in turn": 0, "one number": 9}.get(other, row)
+    elif other == "in turn":
+        row = 0
+    what = f"model.encoder.embed_positions.{POSITIONS[kind]} is not what is computed, from position {row} on; give"
+    with pytest.raises(ValueError, match=what):
+        load_pretrained(tmp_path)
+
+
+def test_stored_positions_of_another_length_are_refused(folders, tmp_path):
+    with_positions(folders["marian"], tmp_path, "marian", lambda numbers: numbers[:20])
+    with pytest.raises(ValueError, match=r"embed_positions.weight is F32 \(20, 16\), and config.json needs"):
+        load_pretrained(tmp_path)
 
 
 def test_computed_sinusoids_are_transformers_own():
@@ -342,6 +414,26 @@ def test_computed_sinusoids_are_transformers_own():
 
     for n, d in ((32, 16), (512, 512), (1024, 1024)):
         assert torch.equal(MarianSinusoidalPositionalEmbedding(n, d).create_weight(), sinusoid_halves(n, d))
+
+
+def test_positions_from_two_are_transformers_own():
+    from transformers.models.m2m_100.modeling_m2m_100 import M2M100SinusoidalPositionalEmbedding
+
+    for n, d in ((32, 16), (1024, 1024), (5, 4)):
+        theirs = M2M100SinusoidalPositionalEmbedding.get_embedding(n + 2, d, 1)
+        assert torch.equal(theirs[2:], sinusoids_from_two(n, d)) and not theirs[1].any()
+
+
+@torch.no_grad()
+def test_real_tokens_count_wherever_their_padding_is(folders):
+    ours, other = load_pretrained(folders["m2m_100"], dtype=torch.float64), theirs(folders["m2m_100"], "m2m_100")
+    (source, mask), tokens = reference.source_for("m2m_100"), tokens_for()
+    right = ours(source.where(mask, 1), tokens, mask)
+    order = mask.long().argsort(dim=1, stable=True)
+    source, mask = source.where(mask, 1).gather(1, order), mask.gather(1, order)
+    assert not mask[1, 0] and mask[:, -1].all()
+    assert_close(ours(source, tokens, mask), right, atol=1e-11, rtol=1e-11)
+    assert_close(ours(source, tokens, mask), their_logits(other, "m2m_100", source, mask, tokens), atol=1e-11, rtol=0)
 
 
 def test_a_bias_of_keys_is_zero_where_there_is_none_and_would_do_nothing(folders):
@@ -353,7 +445,7 @@ def test_a_bias_of_keys_is_zero_where_there_is_none_and_would_do_nothing(folders
     assert difference(ours, theirs(folders["whisper"], "whisper"), "whisper") < 1e-12
 
 
-@pytest.mark.parametrize("kind", ["t5", "t5, gated"])
+@pytest.mark.parametrize("kind", T5S)
 def test_what_keeps_t5_from_the_bound_is_its_norm_in_single_precision(kind, folders, monkeypatch):
     ours, other = load_pretrained(folders[kind], dtype=torch.float64), theirs(folders[kind], kind)
     assert 1e-10 < difference(ours, other, kind) < 1e-6
@@ -361,11 +453,12 @@ def test_what_keeps_t5_from_the_bound_is_its_norm_in_single_precision(kind, fold
     def in_double(self, x):
         return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
 
-    monkeypatch.setattr(T5LayerNorm, "forward", in_double)
+    for norm in (T5LayerNorm, MT5LayerNorm, UMT5LayerNorm):
+        monkeypatch.setattr(norm, "forward", in_double)
     assert difference(ours, other, kind) < 1e-12
 
 
-@pytest.mark.parametrize("kind", ["t5", "t5, gated"])
+@pytest.mark.parametrize("kind", ["t5", "t5, gated", "umt5"])
 @pytest.mark.parametrize(
     "fields",
     [
@@ -397,6 +490,126 @@ def test_another_epsilon_is_read(folders, tmp_path):
     changed(folders["t5"], tmp_path, {"layer_norm_epsilon": 0.5})
     ours = load_pretrained(tmp_path, dtype=torch.float64)
     assert difference(ours, theirs(tmp_path, "t5"), "t5") < 1e-6 < difference(ours, theirs(folders["t5"], "t5"), "t5")
+
+
+# Half precision, and other devices
+
+
+def loud(kind, tmp_path):
+    "A T5 whose feed-forward networks make numbers that float16 does not have."
+    model = reference.made(kind)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.mul_(20.0 if ".wi" in name else 3e3 if ".wo" in name else 1.0)
+    model.generation_config = reference.settings(kind, model, 1)
+    model.save_pretrained(tmp_path)
+    return tmp_path
+
+
+# Their own distance from single precision is of this size, as the assertion says.
+@pytest.mark.parametrize("dtype, most", [(torch.float16, 0.02), (torch.bfloat16, 0.15)], ids=str)
+@pytest.mark.parametrize("kind", T5S)
+@torch.no_grad()
+def test_a_loud_t5_is_finite_in_half_precision(kind, dtype, most, tmp_path, monkeypatch):
+    ours, seen = load_pretrained(loud(kind, tmp_path), dtype=dtype), []
+    ours.decoder.layers[0].ffn.register_forward_hook(lambda _, inputs, out: seen.append(out.abs().max().item()))
+    (source, mask), tokens = reference.source_for(kind), tokens_for()
+    found, other = ours(source, tokens, mask), theirs(tmp_path, kind, dtype)
+    expected = their_logits(other, kind, source, mask, tokens)
+    assert found.dtype == expected.dtype == dtype and seen[0] > torch.finfo(torch.float16).max
+    assert (found.float() - expected.float()).abs().max() < most * expected.float().abs().max()
+    single = their_logits(theirs(tmp_path, kind, torch.float32), kind, source, mask, tokens)
+    assert (single - expected.float()).abs().max() < most * single.abs().max()
+    kept = {part.weight.dtype for part in ours.modules() if isinstance(part, WideLinear)}
+    assert kept == {torch.float32 if dtype == torch.float16 else dtype}
+    if dtype == torch.float16:
+        monkeypatch.setattr(GuardedResidual, "add", Residual.add)    # without what is guarded
+        assert not ours.half()(source, tokens, mask).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_each_family_runs_in_each_precision_wherever_it_is(kind, dtype, folders):
+    ours, (source, mask), tokens = load_pretrained(folders[kind], dtype=dtype), reference.source_for(kind), tokens_for()
+    source = source.to(dtype) if source.is_floating_point() else source
+    found = ours(source, tokens, mask)
+    assert found.dtype == dtype and found.isfinite().all()
+    with torch.device("meta"):    # what is made without a device is made elsewhere
+        assert torch.equal(ours(source, tokens, mask), found)
+    other = ours.to("meta")
+    assert {t.device.type for t in [*other.parameters(), *other.buffers()]} == {"meta"}
+    assert other(source.to("meta"), tokens.to("meta"), mask if mask is None else mask.to("meta")).is_meta
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_positions_and_other_buffers_are_as_precise_as_the_model(kind, folders):
+    ours, double = load_pretrained(folders[kind]), load_pretrained(folders[kind], dtype=torch.float64)
+    moved = ours.to(torch.float64)
+    assert {t.dtype for t in [*moved.parameters(), *moved.buffers()]} == {torch.float64}
+    pairs = zip([*moved.parameters(), *moved.buffers()], [*double.parameters(), *double.buffers()], strict=True)
+    assert all(torch.equal(one, two) for one, two in pairs)
+
+
+# Configurations
+
+
+@pytest.mark.parametrize("kind", ["nllb-moe", "blenderbot-small", "bigbird_pegasus", "longt5"])
+def test_a_relative_that_is_not_built_is_refused_by_name(kind, folders, tmp_path):
+    changed(folders["m2m_100"], tmp_path, {"model_type": kind})
+    with pytest.raises(ValueError, match=f"config.json: model_type is '{kind}'; known are bart, blenderbot, m2m_100"):
+        Checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "kind, key, value",
+    [
+        ("mbart", "normalize_before", False),
+        ("mbart", "normalize_embedding", False),
+        ("mbart", "extra_pos_embeddings", 0),
+        ("blenderbot", "normalize_embedding", True),
+        ("pegasus", "add_final_layer_norm", False),
+        ("pegasus", "static_position_embeddings", False),
+        ("m2m_100", "pad_token_id", 0),
+        ("mt5", "feed_forward_proj", "relu"),
+        ("umt5", "feed_forward_proj", "gated-tanh"),
+    ],
+)
+def test_a_flag_that_asks_for_other_maths_is_refused(kind, key, value, folders, tmp_path):
+    changed(folders[kind], tmp_path, {key: value})
+    if key == "pad_token_id":
+        (tmp_path / "generation_config.json").unlink()
+    with pytest.raises(ValueError, match=f"{key} is {value!r}; .*another"):
+        Checkpoint(tmp_path)
+
+
+def test_of_several_end_symbols_the_stack_knows_the_first(folders, tmp_path):
+    changed(folders["bart"], tmp_path, {"eos_token_id": [2, 5]})
+    (tmp_path / "generation_config.json").unlink()
+    assert Checkpoint(tmp_path).decoder[0].end_id == 2
+    for wrong in ([], [47], ["2"]):
+        changed(folders["bart"], tmp_path, {"eos_token_id": wrong})
+        (tmp_path / "generation_config.json").unlink()
+        with pytest.raises(ValueError, match="eos_token_id is .*; it must be a whole number from 0 to 46"):
+            Checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["bart", "mbart", "marian", "pegasus"])
+def test_without_a_start_symbol_the_first_one_begins(kind, folders, tmp_path):
+    nothing = dict(decoder_start_token_id=None)
+    changed(folders[kind], tmp_path, nothing | dict(bos_token_id=7))
+    (tmp_path / "generation_config.json").unlink()
+    assert Checkpoint(tmp_path).decoder[0].start_id == 7
+    changed(folders[kind], tmp_path, nothing | dict(bos_token_id=None))
+    (tmp_path / "generation_config.json").unlink()
+    with pytest.raises(ValueError, match="config.json: decoder_start_token_id is None; it must be a whole number"):
+        Checkpoint(tmp_path)
+
+
+def test_t5_begins_with_its_padding(folders, tmp_path):
+    changed(folders["umt5"], tmp_path, dict(decoder_start_token_id=None, bos_token_id=7, pad_token_id=3))
+    (tmp_path / "generation_config.json").unlink()
+    assert Checkpoint(tmp_path).decoder[0].start_id == 3
 
 
 # Settings

@@ -1,4 +1,4 @@
-"Checkpoints of others, Marian, BART, T5 and Whisper, run by the chapters' own modules."
+"Checkpoints of others, Marian, BART, T5, Whisper and their relatives, run by the chapters' own modules."
 
 from .loading import Checkpoint, generation_settings, load_pretrained
 from .settings import DecodingSettings
