@@ -1,4 +1,4 @@
-"""Each kind of tokenizer gives the ids and the text that transformers gives, and a damaged one is refused by its file."""
+"""Each kind of tokenizer gives the ids and the text of transformers, and a damaged one is refused by its file."""
 
 import json
 
@@ -7,8 +7,8 @@ import sentencepiece
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers.models.m2m_100.tokenization_m2m_100 import FAIRSEQ_LANGUAGE_CODES as M2M100_CODES
-from transformers.models.mbart50.tokenization_mbart50 import FAIRSEQ_LANGUAGE_CODES as MBART50_CODES
 from transformers.models.mbart.tokenization_mbart import FAIRSEQ_LANGUAGE_CODES as MBART_CODES
+from transformers.models.mbart50.tokenization_mbart50 import FAIRSEQ_LANGUAGE_CODES as MBART50_CODES
 from transformers.models.nllb.tokenization_nllb import FAIRSEQ_LANGUAGE_CODES as NLLB_CODES
 
 from annotated_decoder.pretrained.tokenizing import load_tokenizer

@@ -273,7 +273,8 @@ def _check_translate(args: argparse.Namespace) -> None:
 def _utf8_lines(lines: Iterable[str]) -> Iterator[str]:
     "Lines, stripped; ValueError where the first looks like UTF-16, read as UTF-8."
     for number, line in enumerate(lines, 1):
-        if number == 1 and (line.startswith(("\udcff\udcfe", "\udcfe\udcff")) or line[1:4:2] == "\0\0"):
+        marked = line.startswith(("\udcff\udcfe", "\udcfe\udcff"))
+        if number == 1 and (marked or "\0\0" in (line[0:4:2], line[1:4:2])):
             raise ValueError("line 1 looks like UTF-16; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)")
         yield line.removeprefix("\ufeff").strip()
 
@@ -288,7 +289,8 @@ def _run_translate(args: argparse.Namespace) -> int:
             stream.reconfigure(encoding="utf-8", errors="surrogateescape")
     device = find_device(args.device or "cpu")                       # tried before the long part
     languages = dict(source_language=args.source_language, target_language=args.target_language)
-    translator, refused = Translator.load(args.model, **languages), Counter()
+    translator = Translator.load(args.model, **languages)
+    refused: Counter = Counter()
     if args.max_length is not None:
         translator = translator.limited(args.max_length)
     translator.model.to(device)

@@ -176,10 +176,10 @@ _COMMON = ("<s>", "<pad>", "</s>", "<unk>", "<mask>", "<|endoftext|>")
 
 def _merge_bytes(folder: Path, config: JsonFile, library: Any) -> Any:
     "The tokenizer of vocab.json and merges.txt."
-    table, added = dict(JsonFile.read(folder / "vocab.json", 2**26).fields), {}
+    table = dict(JsonFile.read(folder / "vocab.json", 2**26).fields)
     _check_ids(folder / "vocab.json", table)
-    for name, i in _added_tokens(folder, config).items():
-        added |= {} if name in table else {name: i}
+    listed = _added_tokens(folder, config)
+    added = {name: i for name, i in listed.items() if name not in table}
     names = str(folder / "vocab.json"), str(folder / "merges.txt")
     model = library.Tokenizer(library.models.BPE.from_file(*names))
     spaced = config.choice("add_prefix_space", False, (True, False))

@@ -40,7 +40,8 @@ def split_sentences(text: str) -> list[tuple[str, str]]:
         word = text[start : end.start()].rpartition(" ")[2].lstrip("\"'(“„«")
         rest = text[end.end() :].lstrip()
         short = word in _ABBREVIATED or re.fullmatch(r"[A-Z](\.[A-Z])*", word)
-        if (end[0] == "." and short) or not rest or rest[0].islower():
+        blank = end[0][0] in ".!?…"    # marks that need one behind them
+        if not rest or (end[0] == "." and short) or (blank and rest[0].islower()):
             continue
         gap = text[end.end() : len(text) - len(rest)]
         parts.append((text[start : end.end()], gap))
@@ -57,7 +58,7 @@ def _limit(settings: DecodingSettings, n: int) -> DecodingSettings:
     return replace(settings, max_steps=n, constraints=rules)
 
 
-def _is_cut(settings: DecodingSettings, tokens: list[int]) -> bool:
+def _is_cut(settings: Any, tokens: list[int]) -> bool:
     "Whether the limit ended an answer, or forced its end, and not the model."
     if len(tokens) < settings.max_steps:
         return False
@@ -251,10 +252,11 @@ def _answer(translator: Translator, sources: Mapping[str, list[int]]) -> _Answer
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
         why = ValueError(one_line(error))
-    lines, found = [*sources], {}
+    lines = [*sources]
     if len(lines) == 1:
         return {lines[0]: why}
-    for half in (lines[: len(lines) // 2], lines[len(lines) // 2 :]):
-        found |= _answer(translator, {line: sources[line] for line in half})
-    return found
+    half = len(lines) // 2
+    groups = ({line: sources[line] for line in part} for part in (lines[:half], lines[half:]))
+    first, second = (_answer(translator, group) for group in groups)
+    return first | second
 
