@@ -3,6 +3,6 @@
 from .loading import Checkpoint, generation_settings, load_pretrained
 from .settings import DecodingSettings
 from .tokenizing import load_tokenizer
-from .translating import Translator
+from .translating import Translation, Translator
 
-__all__ = ["Checkpoint", "load_pretrained", "generation_settings", "DecodingSettings", "load_tokenizer", "Translator"]
+__all__ = ["Checkpoint", "load_pretrained", "generation_settings", "DecodingSettings", "load_tokenizer", "Translation", "Translator"]
