@@ -293,14 +293,14 @@ def test_a_tokenizer_of_another_model_or_of_nothing_is_refused(translator):
             return {"none": [], "below": [-1], "above": [3, 10**6]}[text]
 
     other = Translator(translator.model, Other(), translator.settings)
-    for name, what in dict(none="no token, is not", below="token -1", above="token 1000000").items():
+    for name, what in dict(none="no token of 'none'", below="token -1 of", above="token 1000000 of").items():
         (refused,) = other.stream([name])
         assert what in str(refused) and "give the tokenizer that belongs to the model" in str(refused)
 
 
 def test_a_line_without_end_is_refused_before_it_is_cut(translator):
     (refused,) = translator.stream(["a" * 10**6])
-    assert "has 1000000 characters; the encoder has positions for 40" in str(refused)
+    assert "has 1000000 characters, and the encoder has positions for 40" in str(refused)
 
 
 SPLIT = {
