@@ -306,6 +306,23 @@ def _run_translate(args: argparse.Namespace) -> int:
     return 1 if refused else 0
 
 
+# %% ../../notebooks/command_line/cli.ipynb #translate-options
+def _add_translate(commands: Any) -> argparse.ArgumentParser:
+    "The options of `annotated-decoder translate`."
+    text = commands.add_parser("translate", help="lines from standard input through a checkpoint, a line for each")
+    text.add_argument("--model", required=True, metavar="FOLDER_OR_ID", help="a local folder, or an id of the hub")
+    text.add_argument("--beam", type=int, metavar="WIDTH", help="the checkpoint's own unless given; 1 is greedy")
+    text.add_argument("--stream", action="store_true", help="write tokens as they come; greedy")
+    text.add_argument("--prefix", default="", metavar="TEXT", help="put before every line, as T5 and >>code<< want it")
+    text.add_argument("--sentences", action="store_true", help="translate each sentence of a line alone")
+    text.add_argument("--batch-size", type=int, default=16, metavar="N", help="at most so many lines side by side")
+    text.add_argument("--max-length", type=int, metavar="N", help="the most tokens of an answer")
+    text.add_argument("--source-language", metavar="CODE", help="of the lines, for a checkpoint of many languages")
+    text.add_argument("--target-language", metavar="CODE", help="of the answers, such as deu_Latn")
+    text.set_defaults(run=_run_translate)
+    return text
+
+
 # %% ../../notebooks/command_line/cli.ipynb #main
 def _make_parser() -> argparse.ArgumentParser:
     "The options of `annotated-decoder`."
@@ -340,17 +357,7 @@ def _make_parser() -> argparse.ArgumentParser:
     check.add_argument("--store", action="store_true", help="also write the scores into the model's file")
     check.set_defaults(run=_run_evaluate)
 
-    text = commands.add_parser("translate", help="lines from standard input through a checkpoint, a line for each")
-    text.add_argument("--model", required=True, metavar="FOLDER_OR_ID", help="a local folder, or an id of the hub")
-    text.add_argument("--beam", type=int, metavar="WIDTH", help="the checkpoint's own unless given; 1 is greedy")
-    text.add_argument("--stream", action="store_true", help="write tokens as they come; greedy")
-    text.add_argument("--prefix", default="", metavar="TEXT", help="put before every line, as T5 and >>code<< want it")
-    text.add_argument("--sentences", action="store_true", help="translate each sentence of a line alone")
-    text.add_argument("--batch-size", type=int, default=16, metavar="N", help="at most so many lines side by side")
-    text.add_argument("--max-length", type=int, metavar="N", help="the most tokens of an answer")
-    text.add_argument("--source-language", metavar="CODE", help="of the lines, for a checkpoint of many languages")
-    text.add_argument("--target-language", metavar="CODE", help="of the answers, such as deu_Latn")
-    text.set_defaults(run=_run_translate)
+    text = _add_translate(commands)
     for command in (say, make, check, text):
         command.add_argument("--device", metavar="NAME", help="compute on cuda, mps …; on the processor unless given")
     return top

@@ -347,7 +347,7 @@ def _special_names(folder: Path, config: JsonFile) -> list[str]:
 _LANGUAGE = re.compile(r"__\w+__|[a-z]{2,3}_[A-Z]\w+")    # __de__, de_DE, deu_Latn
 
 
-# %% ../../../notebooks/pretrained/tokenizing.ipynb #load
+# %% ../../../notebooks/pretrained/tokenizing.ipynb #piece-loaded
 _TABLES = {
     "T5": _t5_table, "MT5": _t5_table, "Pegasus": _pegasus_table, "MBart": _fairseq_table,
     "MBart50": _fairseq_table, "Nllb": _fairseq_table, "M2M100": _own_table,
@@ -373,6 +373,7 @@ def _piece_tokenizer(folder: Path, name: str, config: JsonFile) -> PieceTokenize
     return PieceTokenizer(model, ids, special | {*codes, *added})
 
 
+# %% ../../../notebooks/pretrained/tokenizing.ipynb #load
 _FILES = (
     "tokenizer.json", "source.spm", "target.spm", "vocab.json", "merges.txt",
     "spiece.model", "sentencepiece.bpe.model",

@@ -93,7 +93,7 @@ def _set_languages(
     return tokenizer, settings
 
 
-# %% ../../../notebooks/pretrained/translating.ipynb #translator
+# %% ../../../notebooks/pretrained/translating.ipynb #translation
 @dataclass(frozen=True)
 class Translation:
     """A line's translation, and whether the model ended it and no limit did.
@@ -111,6 +111,27 @@ class Translation:
 _LONGEST = 2**13    # tokens of one line: attention needs memory for their square
 
 
+def _check_text(line: str) -> None:
+    if found := re.search("[\ud800-\udfff\0]", line):
+        what = f"{line[:40]!r} has {found[0]!r} at {found.start()}, which is no character"
+        raise ValueError(f"{what}; give text in UTF-8")
+
+
+def _too_long(line: str, given: str, most: int) -> ValueError:
+    why = f"the encoder has positions for {most}"
+    return ValueError(f"{line[:40]!r}… has {given}, and {why}; shorten it")
+
+
+def _check_known(line: str, ids: list[int], size: int) -> None:
+    "ValueError for a token outside the vocabulary, and for no token at all."
+    wrong = [i for i in ids if not 0 <= i < size]
+    if wrong or not ids:
+        what = f"token {wrong[0]}" if wrong else "no token"
+        why = f"the tokenizer makes {what} of {line[:40]!r}, and the vocabulary is 0 to {size - 1}"
+        raise ValueError(f"{why}; give the tokenizer that belongs to the model")
+
+
+# %% ../../../notebooks/pretrained/translating.ipynb #translator
 @dataclass(frozen=True)
 class Translator:
     """A checkpoint with its tokenizer and the settings it wants to be decoded with.
@@ -148,22 +169,14 @@ class Translator:
 
     def encode(self, line: str) -> list[int]:
         "A line's ids. ValueError for what is no text, too long, or not in the vocabulary."
-        if found := re.search("[\ud800-\udfff\0]", line):
-            what = f"{line[:40]!r} has {found[0]!r} at {found.start()}, which is no character"
-            raise ValueError(f"{what}; give text in UTF-8")
+        _check_text(line)
         config = self.model.encoder.config
-        most, ids = min(config.max_len, _LONGEST), []
-        if len(line) <= 100 * most:
-            ids = self.tokenizer.encode(line)
-        if len(ids) > most or len(line) > 100 * most:
-            given = f"{len(ids)} tokens" if ids else f"{len(line)} characters"
-            what = f"{line[:40]!r}… has {given}"
-            raise ValueError(f"{what}; the encoder has positions for {most}, so shorten it")
-        wrong = [i for i in ids if not 0 <= i < config.vocab_size]
-        if wrong or not ids:
-            what = f"token {wrong[0]} of the tokenizer" if wrong else f"{line[:40]!r}, no token,"
-            why = f"is not in the vocabulary of {config.vocab_size}"
-            raise ValueError(f"{what} {why}; give the tokenizer that belongs to the model")
+        most = min(config.max_len, _LONGEST)
+        if len(line) > 100 * most:    # too long before it is cut
+            raise _too_long(line, f"{len(line)} characters", most)
+        if len(ids := self.tokenizer.encode(line)) > most:
+            raise _too_long(line, f"{len(ids)} tokens", most)
+        _check_known(line, ids, config.vocab_size)
         return ids
 
     def stream(
@@ -189,17 +202,7 @@ class Translator:
     def pieces(self, line: str) -> Generator[str, None, bool]:
         """The translation of a line, greedily, as the tokens come; joined it is whole.
         The generator's value is whether the model ended it."""
-        device = next(self.model.parameters()).device
-        source = torch.tensor([self.encode(line)], device=device)
-        tokens: list[int] = []
-
-        def told() -> Iterator[int]:
-            for step in self.settings.greedy_steps(self.model, source):
-                tokens.append(int(step.tokens))
-                yield tokens[-1]
-
-        yield from stream_text(self.tokenizer, told())
-        return not _is_cut(self.settings, tokens)
+        return _tell(self, self.encode(line))
 
 
 # %% ../../../notebooks/pretrained/translating.ipynb #translate
@@ -238,6 +241,7 @@ def _translate(translator: Translator, lines: Iterable[str], batch_size: int) ->
     return found
 
 
+# %% ../../../notebooks/pretrained/translating.ipynb #answer-batch
 def _answer(translator: Translator, sources: Mapping[str, list[int]]) -> _Answers:
     "The answers of one batch; one that fails is halved until a line stands alone."
     model, settings = translator.model, translator.settings
@@ -259,4 +263,20 @@ def _answer(translator: Translator, sources: Mapping[str, list[int]]) -> _Answer
     groups = ({line: sources[line] for line in part} for part in (lines[:half], lines[half:]))
     first, second = (_answer(translator, group) for group in groups)
     return first | second
+
+
+# %% ../../../notebooks/pretrained/translating.ipynb #tell
+def _tell(translator: Translator, ids: list[int]) -> Generator[str, None, bool]:
+    "The text of a line as its tokens come, and in the end whether the model ended it."
+    settings, model = translator.settings, translator.model
+    source = torch.tensor([ids], device=next(model.parameters()).device)
+    tokens: list[int] = []
+
+    def chosen() -> Iterator[int]:
+        for step in settings.greedy_steps(model, source):
+            tokens.append(int(step.tokens))
+            yield tokens[-1]
+
+    yield from stream_text(translator.tokenizer, chosen())
+    return not _is_cut(settings, tokens)
 
