@@ -229,6 +229,7 @@ def test_the_command_tells_which_answers_a_limit_ended(run, folder, translator, 
     cut = [f"line {i}: " for i, answer in enumerate(found, 1) if not answer.finished]
     assert status == 1 and out.splitlines() == texts(found)
     assert [line[: line.index(":") + 2] for line in err.splitlines()] == cut and "give --max-length" in err
+    assert run("--model", str(folder), *stream, stdin="knight " * 60)[0] == 1    # refused, and no traceback
     assert run("--model", str(folder), "--max-length", "999", stdin="x")[0] == 2
 
 

@@ -227,14 +227,14 @@ def _scores_of(trained: Any, words: Sequence[str], dictionary: _Listed, beam: in
 # %% ../../notebooks/command_line/cli.ipynb #run-translate
 def _stream_line(translator: Any, line: str) -> tuple[str | None, bool | ValueError]:
     "Write a line's translation as it comes; None, for it is written, and if it was ended."
-    pieces = translator.pieces(line) if line else iter(())
-    while True:
-        try:
+    try:
+        pieces = translator.pieces(line) if line else iter(())
+        while True:
             print(next(pieces).replace("\n", " "), end="", flush=True)
-        except StopIteration as end:
-            return None, end.value is not False
-        except ValueError as refused:
-            return None, refused
+    except StopIteration as end:
+        return None, end.value is not False
+    except ValueError as refused:
+        return None, refused
 
 
 def _translated(
