@@ -4,6 +4,7 @@ import io
 import json
 import shutil
 import sys
+from dataclasses import replace
 
 import pytest
 import sentencepiece
@@ -12,8 +13,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import MarianConfig, MarianMTModel, MarianTokenizer, PreTrainedTokenizerFast
 
 from annotated_decoder import cli
-from annotated_decoder.pretrained.tokenizing import FileTokenizer, PairTokenizer, load_tokenizer, stream_text
-from annotated_decoder.pretrained.translating import Translator
+from annotated_decoder.pretrained.settings import DecodingSettings
+from annotated_decoder.pretrained.tokenizing import (
+    FileTokenizer,
+    LanguageTokenizer,
+    PairTokenizer,
+    load_tokenizer,
+    stream_text,
+)
+from annotated_decoder.pretrained.translating import Translation, Translator, _set_languages, split_sentences
 
 TEXTS = [
     "the cat sat on the mat", "a dog ran to the big red house", "she said that it was late, and left",
@@ -120,6 +128,10 @@ def test_a_missing_package_is_named_with_its_extra(folder, monkeypatch):
         load_tokenizer(folder)
 
 
+def texts(answers):
+    return [answer.text for answer in answers]
+
+
 @pytest.fixture(scope="module")
 def translator(folder):
     return Translator.load(folder)
@@ -140,13 +152,13 @@ def reference(folder, theirs):
 def test_lines_are_translated_as_transformers_translates_them_and_in_order(translator, reference):
     expected = [reference(text) for text in TEXTS]
     assert len(set(expected)) > 1
-    assert list(translator.stream(TEXTS * 2, batch_size=3, read_ahead=5)) == expected * 2
+    assert texts(translator.stream(TEXTS * 2, batch_size=3, read_ahead=5)) == expected * 2
 
 
 def test_a_beam_of_one_is_greedy_and_its_pieces_join_to_the_whole(translator, reference):
     for text in TEXTS:
         expected = reference(text, num_beams=1)
-        assert list(translator.stream([text], beam=1)) == [expected]
+        assert texts(translator.stream([text], beam=1)) == [expected]
         pieces = list(translator.pieces(text))
         assert "".join(pieces) == expected
     assert any(len(list(translator.pieces(text))) > 1 for text in TEXTS)
@@ -162,7 +174,7 @@ def test_half_a_character_is_held_back(tmp_path):
 
 def test_blank_lines_stay_and_a_long_one_is_refused_in_its_place(translator):
     first, blank, long, last = translator.stream([TEXTS[0], "  ", "knight " * 60, TEXTS[1]])
-    assert (first, last) == tuple(translator.stream(TEXTS[:2])) and blank == ""
+    assert (first, last) == tuple(translator.stream(TEXTS[:2])) and blank == Translation("", True)
     assert isinstance(long, ValueError) and "the encoder has positions for 40" in str(long)
 
 
@@ -183,19 +195,22 @@ def run(monkeypatch, capsys):
 
 
 def test_the_command_answers_a_line_with_a_line(run, folder, translator):
-    expected = list(translator.stream(TEXTS[:3]))
-    status, out, err = run("--model", str(folder), stdin="\n".join(TEXTS[:3]))
-    assert (status, out.splitlines(), err) == (0, expected, "")
+    found = [*translator.stream(TEXTS)]
+    expected, cut = texts(found), [i for i, answer in enumerate(found, 1) if not answer.finished]
+    told = "".join(f"line {i}: the limit of 11 tokens ended it; give --max-length\n" for i in cut)
+    status, out, err = run("--model", str(folder), stdin="\n".join(TEXTS))
+    assert (status, out.splitlines(), err) == (int(bool(cut)), expected, told)
     long = "knight " * 60
     status, out, err = run("--model", str(folder), stdin=f"{TEXTS[0]}\n{long}\n\n{TEXTS[1]}\n")
     assert status == 1 and out.splitlines() == [expected[0], "", "", expected[1]]
-    assert err.startswith("line 2: ") and err.count("\n") == 1
+    assert "line 2: 'knight knight" in err and "line 3" not in err
 
 
 def test_the_command_streams_greedily_and_takes_a_prefix(run, folder, translator):
     status, out, _ = run("--model", str(folder), "--stream", "--prefix", ">>de<< ", stdin="\n".join(TEXTS[:2]))
-    assert status == 0
-    assert out.splitlines() == list(translator.stream([f">>de<< {text}" for text in TEXTS[:2]], beam=1))
+    answers = [*translator.stream([f">>de<< {text}" for text in TEXTS[:2]], beam=1)]
+    assert status == int(not all(answer.finished for answer in answers))
+    assert out.splitlines() == texts(translator.stream([f">>de<< {text}" for text in TEXTS[:2]], beam=1))
 
 
 def test_the_command_refuses_what_cannot_be(run, folder, tmp_path):
@@ -203,3 +218,142 @@ def test_the_command_refuses_what_cannot_be(run, folder, tmp_path):
     assert run("--model", str(folder), "--beam", "0")[0] == 2
     status, out, err = run("--model", str(tmp_path / "nothing-here"))
     assert status == 2 and out == "" and "nothing-here" in err
+
+
+@pytest.mark.parametrize("stream", [[], ["--stream"]])
+def test_the_command_tells_which_answers_a_limit_ended(run, folder, translator, stream):
+    limited = translator.limited(2)
+    found = [*limited.stream(TEXTS, **(dict(beam=1) if stream else {}))]
+    assert not all(answer.finished for answer in found)
+    status, out, err = run("--model", str(folder), "--max-length", "2", *stream, stdin="\n".join(TEXTS))
+    cut = [f"line {i}: " for i, answer in enumerate(found, 1) if not answer.finished]
+    assert status == 1 and out.splitlines() == texts(found)
+    assert [line[: line.index(":") + 2] for line in err.splitlines()] == cut and "give --max-length" in err
+    assert run("--model", str(folder), *stream, stdin="knight " * 60)[0] == 1    # refused, and no traceback
+    assert run("--model", str(folder), "--max-length", "999", stdin="x")[0] == 2
+
+
+@pytest.mark.parametrize("options", [["--batch-size", "0"], ["--prefix", "\udcff"], ["--target-language", "de"]])
+def test_the_command_refuses_options_in_a_sentence(run, folder, options):
+    status, out, err = run("--model", str(folder), *options, stdin="x")
+    assert status == 2 and out == "" and err.startswith("annotated-decoder: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_utf_16_is_named(monkeypatch, capsys, folder, encoding):
+    monkeypatch.setattr(sys, "argv", ["annotated-decoder", "translate", "--model", str(folder)])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("the cat\nsat".encode(encoding))))
+    assert cli.main() == 2
+    assert "line 1 looks like UTF-16; convert it" in capsys.readouterr().err
+
+
+def test_a_bad_byte_or_half_a_character_spoils_its_own_line_only(translator):
+    lines = [TEXTS[0], "caf\udce9", "a\0b", TEXTS[1]]
+    first, bad, zero, last = translator.stream(lines)
+    assert (first, last) == tuple(translator.stream(TEXTS[:2]))
+    assert "'\\udce9' at 3, which is no character; give text in UTF-8" in str(bad)
+    assert "'\\x00' at 1" in str(zero)
+
+
+def test_a_line_that_fails_in_the_model_is_refused_alone(translator):
+    class Failing(DecodingSettings):
+        def __call__(self, model, source, mask):
+            sizes.append(len(source))
+            if (source == bad).any():
+                raise ValueError("no token has a finite logit")
+            if len(source) > 3:
+                raise RuntimeError("can't allocate memory")
+            return translator.settings(model, source, mask)
+
+    sizes, bad = [], translator.encode("ZEBRA")[1]                # the unknown piece's
+    failing = Translator(translator.model, translator.tokenizer, Failing(**vars(translator.settings)))
+    found = [*failing.stream([*TEXTS[:3], "ZEBRA", *TEXTS[4:7]])]
+    assert found[:3] + found[4:] == [*translator.stream([*TEXTS[:3], *TEXTS[4:7]])]
+    assert isinstance(found[3], ValueError) and str(found[3]) == "no token has a finite logit"
+    assert sizes[0] == 7
+
+
+def test_a_wide_beam_has_few_lines_side_by_side(translator):
+    sizes = []
+
+    class Wide(DecodingSettings):
+        def __call__(self, model, source, mask):
+            sizes.append(source.shape)
+            return [(0,)] * len(source)
+
+    settings = Wide(**vars(translator.settings) | dict(width=100, max_steps=300))
+    wide = Translator(translator.model, translator.tokenizer, settings)
+    lines = [f"{text} {i}" for i in range(10) for text in TEXTS]
+    assert len([*wide.stream(lines, batch_size=64)]) == 80
+    assert sum(n for n, _ in sizes) == 80 and max(n for n, _ in sizes) * 100 * 300 <= 2**16
+
+
+def test_a_tokenizer_of_another_model_or_of_nothing_is_refused(translator):
+    class Other:
+        def encode(self, text):
+            return {"none": [], "below": [-1], "above": [3, 10**6]}[text]
+
+    other = Translator(translator.model, Other(), translator.settings)
+    for name, what in dict(none="no token of 'none'", below="token -1 of", above="token 1000000 of").items():
+        (refused,) = other.stream([name])
+        assert what in str(refused) and "give the tokenizer that belongs to the model" in str(refused)
+
+
+def test_a_line_without_end_is_refused_before_it_is_cut(translator):
+    (refused,) = translator.stream(["a" * 10**6])
+    assert "has 1000000 characters, and the encoder has positions for 40" in str(refused)
+
+
+SPLIT = {
+    "He came. She left!  Who? ": ["He came.", "She left!", "Who?"],
+    "Dr. Who met J. S. Bach, e.g. in Rome.": ["Dr. Who met J. S. Bach, e.g. in Rome."],
+    'He said "no." Then 3.5 came... and went.': ['He said "no."', "Then 3.5 came... and went."],
+    "好。行！「はい。」 x": ["好。", "行！", "「はい。」", "x"],
+    "  two  blanks ": ["  two  blanks"], "": [""], "...": ["..."],
+}    # fmt: skip
+
+
+@pytest.mark.parametrize("text", SPLIT)
+def test_sentences_end_where_they_should_and_join_to_the_text(text):
+    parted = split_sentences(text)
+    assert [sentence for sentence, _ in parted] == SPLIT[text]
+    assert "".join(sentence + gap for sentence, gap in parted) == text
+
+
+def test_sentences_are_translated_alone_and_joined_with_what_stood_between(translator):
+    first, second = texts(translator.stream(["the cat sat.", "A dog ran."]))
+    (whole,) = translator.stream(["the cat sat.  A dog ran."], sentences=True)
+    assert whole.text == f"{first}  {second}"
+    (refused,) = translator.stream(["the cat sat.  " + "Knight " * 60], sentences=True)
+    assert isinstance(refused, ValueError) and "'Knight" in str(refused)
+
+
+def test_lines_without_end_are_answered_as_they_come(translator):
+    def forever():
+        while True:
+            taken.append(1)
+            yield TEXTS[0]
+
+    taken = []
+    answers = translator.stream(forever(), read_ahead=5)
+    assert len({next(answers) for _ in range(7)}) == 1 and len(taken) == 10
+
+
+def test_languages_are_read_and_written_by_their_tokens(translator):
+    def asked(start=None, **languages):
+        settings = replace(translator.settings, prompt=(5,) if start is None else (start,))
+        return _set_languages(LanguageTokenizer(translator.tokenizer, {"de": 7, "en": 8}, False), settings, **languages)
+
+    tokenizer, settings = asked(source="de", target="en")
+    assert tokenizer.source == "de" and settings.constraints.forced_first == 8 and settings.prompt == (5,)
+    _, settings = asked(7, source="de", target="en")              # the decoder begins with its language
+    assert settings.constraints.forced_first is None and settings.prompt == (8,)
+    for languages in (dict(source="xx", target="en"), dict(source="de", target="xx")):
+        with pytest.raises(ValueError, match="'xx'; known are de, en"):
+            asked(**languages)
+    for languages, what in ((dict(source="de", target=None), "target"), (dict(source=None, target="de"), "source")):
+        with pytest.raises(ValueError, match=f"no {what} language is given; known are de, en"):
+            asked(**languages)
+    forced = Translator(translator.model, translator.tokenizer, asked(source="de", target="en")[1])
+    for rows in (forced.settings(forced.model, torch.tensor([translator.encode("the cat")])),):
+        assert [row[0] for row in rows] == [8]
