@@ -13,8 +13,10 @@ from pathlib import Path
 
 # %% ../../../notebooks/trained/whole_files.ipynb #check-target
 def part_of(target: Path) -> Path:
-    "A name beside `target` that nobody can foresee, for what will get its name."
-    return target.with_name(f"{target.name}-{secrets.token_hex(4)}.part")
+    "A name beside `target` that nobody can foresee, and nothing has, for what will get its name."
+    while os.path.lexists(part := target.with_name(f"{target.name}-{secrets.token_hex(4)}.part")):
+        pass
+    return part
 
 
 def write_new(path: Path, data: bytes = b"", like: Path | None = None) -> None:
