@@ -480,7 +480,7 @@ def test_a_json_that_lies_is_refused_in_one_sentence_or_used_as_it_says(path, ex
     assert refused >= 7
 
 
-def test_an_onnx_file_that_names_another_for_its_numbers_is_refused_before_it_is_opened(exported, tmp_path, monkeypatch):
+def test_a_file_that_names_another_for_its_numbers_is_refused_unopened(exported, tmp_path, monkeypatch):
     import onnxruntime
 
     _, folder = exported("pre-norm")
@@ -491,7 +491,7 @@ def test_an_onnx_file_that_names_another_for_its_numbers_is_refused_before_it_is
     said["sha256"]["decoder.onnx"] = hashlib.sha256((tmp_path / "decoder.onnx").read_bytes()).hexdigest()
     (tmp_path / "model.json").write_text(json.dumps(said))
     monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: pytest.fail("it was opened"))
-    with pytest.raises(ValueError, match="decoder.onnx names another file for its numbers, which no hash covers; export"):
+    with pytest.raises(ValueError, match="decoder.onnx names another file for its numbers, which no hash covers; exp"):
         OnnxModel(tmp_path)
 
 

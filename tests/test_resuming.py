@@ -202,7 +202,10 @@ def test_a_forged_state_is_refused_in_one_sentence_or_runs_on_and_changes_nothin
     assert refused > 40
 
 
-@pytest.mark.parametrize("state", [None, [], "state", 3, {"made_of": {1: 2}}, {"made_of": {"seed": torch.ones(2)}}], ids=str)
+NONE = [None, [], "state", 3, {"made_of": {1: 2}}, {"made_of": {"seed": torch.ones(2)}}]
+
+
+@pytest.mark.parametrize("state", NONE, ids=str)
 def test_what_is_no_state_at_all_is_refused_in_one_sentence(state):
     with pytest.raises(ValueError, match="start anew$") as error:
         taken(small_pronouncer(d_model=8)).load_state_dict(state)

@@ -187,5 +187,6 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
         why = str(error).split("\n")[0][:300]    # torch adds where in itself it was
+        why = why.replace("; ", ", ")    # one remedy is enough
         what = f"{path} does not hold what its header says: {why}"
         raise ValueError(f"{what}; get the file anew") from error

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..generation import EncoderDecoder
 from ..pretrained.parts import parts_of
@@ -74,7 +74,7 @@ def _built_otherwise(ours: Any, theirs: Any, place: str) -> str:
     return next(filter(None, found), "")
 
 
-def _after_a_step(model: nn.Module, config: TrainingConfig, steps: int) -> dict[str, Any]:
+def _after_a_step(model: EncoderDecoder, config: TrainingConfig, steps: int) -> dict[str, Any]:
     "The states that optimizers and schedules have after a step, on a copy of the model that is thrown away."
     twin = deepcopy(model)
     for p in twin.parameters():
