@@ -372,14 +372,17 @@ LIES = {  # what the header says, its SHA-256 being right: the value in the mess
     "n_heads": (promise(n_heads=2**30, head_dim=1), "n_heads is 1073741824, and "),
     "max_len": (promise(max_len=2**31), "2147483648"),
     "relative positions": (promise(positions="relative"), "relative.weight"),
-    "buckets": (promise(positions="relative", relative_buckets=2**40, relative_distance=2**40), "relative_buckets is 1099511627776, and "),
+    "buckets": (promise(positions="relative", relative_buckets=2**40, relative_distance=2**40), "buckets is 1099511627776, "),
     "a gate": (promise(gated=True), "ffn.gate_proj."),
     "no biases": (promise(linear_bias=False), "_proj.bias"),
     "a norm on the embedding": (promise(embedding_norm=True), "embedding.norm."),
     "a string for a scale": (promise(attention_scale="1"), "attention_scale is '1'"),
     "max_len, learned": (promise(max_len=2**31, positions="learned"), "2147483648"),
     "learned positions": (promise(positions="learned"), "embedding.positions' should be (4, 8) and is missing"),
-    **{f"{name}, beyond all": (promise_both(**{name: 10**30}), f"{name} is {10**30}, and ") for name in ("d_model", "d_ff", "vocab_size")},
+    **{
+        f"{name}, beyond all": (promise_both(**{name: 10**30}), f"{name} is {10**30}, and ")
+        for name in ("d_model", "d_ff", "vocab_size")
+    },
     "head_dim, beyond all": (promise(head_dim=10**400), "head_dim is 1000"),
     "vocab_size": (promise(vocab_size=12), "has 11 symbols, the weights have 12"),
     "vocab_size, huge": (promise(vocab_size=2**40), "vocab_size is 1099511627776, and "),
@@ -509,7 +512,10 @@ def no_replacement(old, new):
     raise OSError(5, "Input/output error")
 
 
-@pytest.mark.parametrize("owner, name, fails", [(whole_files, "write_new", half_a_file), (os, "replace", no_replacement)])
+FAILURES = [(whole_files, "write_new", half_a_file), (os, "replace", no_replacement)]
+
+
+@pytest.mark.parametrize("owner, name, fails", FAILURES)
 def test_a_write_that_fails_leaves_the_old_file_whole_and_no_other(tmp_path, monkeypatch, owner, name, fails):
     path = tmp_path / "model"
     small_model(1).save(path)

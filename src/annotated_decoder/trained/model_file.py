@@ -71,7 +71,7 @@ def read_model(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tenso
         raise ValueError(f"{config} says other things than the header of {FOLDER_FILES[0]}; get it anew, or delete it")
     return about, {name: torch.from_numpy(array) for name, array in arrays.items()}
 
-# %% ../../../notebooks/trained/model_file.ipynb #describe
+# %% ../../../notebooks/trained/model_file.ipynb #narrow
 def _half_at_most(tensor: Tensor) -> Tensor:
     "In half precision, be it exact or not."
     return tensor.detach().half().cpu()
@@ -88,7 +88,7 @@ def _copies(about: Mapping[str, Any]) -> list[str]:
     names = {"tied": "projection.weight", "shared": "encoder.embedding.tokens.weight"}
     return [name for key, name in names.items() if about.get(key)]
 
-
+# %% ../../../notebooks/trained/model_file.ipynb #believable
 def _believable(about: dict[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     "This header, or ValueError where who reads it would not believe it."
     try:
@@ -97,7 +97,7 @@ def _believable(about: dict[str, Any], tensors: Mapping[str, Tensor]) -> dict[st
         raise ValueError(f"{error}; such a model cannot be stored, change that first") from error
     return about
 
-
+# %% ../../../notebooks/trained/model_file.ipynb #describe
 def describe(
     model: "EncoderDecoder | TrainedModel", narrow: Callable[[Tensor], Tensor] = _half_at_most
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -150,7 +150,7 @@ def build_model(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Enco
     model.load_state_dict(tensors, strict=False)                    # names and shapes have been compared
     return model.eval()
 
-# %% ../../../notebooks/trained/model_file.ipynb #decoded
+# %% ../../../notebooks/trained/model_file.ipynb #rows-at-once
 _MOST_BYTES = 2**30    # that the caches of one batch may take
 
 
@@ -163,7 +163,7 @@ def _rows_at_once(model: EncoderDecoder, longest: int, beam: int) -> int:
     looks = model.encoder.config.n_heads * longest**2
     return max(1, _MOST_BYTES // (4 * (beam * slot + looks)))
 
-
+# %% ../../../notebooks/trained/model_file.ipynb #decoded
 def decoded(
     model: EncoderDecoder, sources: Sequence[Sequence[int]], beam: int, best: int
 ) -> list[list[tuple[list[int], float]]]:

@@ -71,7 +71,8 @@ def _check_said(said: dict[str, Any], encoder: Any, decoder: Any) -> None:
     n_layers, n_heads, head_dim, vocab_size, shape = _check_values(said)
     kept, given = layer_names(n_layers, "self"), layer_names(n_layers, "cross")
     should = {
-        "the encoder's inputs": ["source", "source_mask"] if shape is None else ["source"], "the encoder's outputs": given,
+        "the encoder's inputs": ["source", "source_mask"] if shape is None else ["source"],
+        "the encoder's outputs": given,
         "the decoder's inputs": ["tokens", "source_mask", *kept, *given],
         "the decoder's outputs": ["logits", *(f"next_{name}" for name in kept)],
     }    # fmt: skip
@@ -112,7 +113,8 @@ class OnnxModel:
             yield
         except Exception as error:
             why = " ".join(str(error).split())[:200]
-            raise ValueError(f"the files in {self.folder} are not what model.json says ({why}); export it anew") from error
+            what = f"the files in {self.folder} are not what model.json says ({why})"
+            raise ValueError(f"{what}; export it anew") from error
 
     def _run(self, session: Any, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         with self._telling():
