@@ -104,7 +104,7 @@ def check_parts(path: str | os.PathLike, about: Mapping[str, Any]) -> None:
     for side, own in wanted.items():
         for name, ours in own.items():
             if (asked := about.get(side, {}).get(name, ours)) != ours:
-                what = f"the {side}'s {name} is {asked!r}, and NumPy's is {ours!r}"
+                what = f"the {side}'s {name} is {repr(asked)[:60]}, and NumPy's is {ours!r}"
                 raise ValueError(f"in {path} {what}; load it with TrainedModel")
 
 # %% ../../../notebooks/trained/in_numpy.ipynb #own-shapes
