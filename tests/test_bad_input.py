@@ -372,7 +372,7 @@ LIES = {  # what the header says, its SHA-256 being right: the value in the mess
     "n_heads": (promise(n_heads=2**30, head_dim=1), "n_heads is 1073741824, and "),
     "max_len": (promise(max_len=2**31), "2147483648"),
     "relative positions": (promise(positions="relative"), "relative.weight"),
-    "buckets": (promise(positions="relative", relative_buckets=2**40, relative_distance=9**9), "buckets is 1099511627776"),
+    "buckets": (promise(positions="relative", relative_buckets=2**40, relative_distance=9**9), "1099511627776"),
     "a gate": (promise(gated=True), "ffn.gate_proj."),
     "no biases": (promise(linear_bias=False), "_proj.bias"),
     "a norm on the embedding": (promise(embedding_norm=True), "embedding.norm."),
