@@ -2,19 +2,23 @@
 
 import errno
 import hashlib
+import io
 import os
+import re
 import resource
 import shutil
 import signal
 import sys
 import warnings
+from itertools import count
 from pathlib import Path
 
 import pytest
+import torch
 from speller import examples_of, small_pronouncer
 
-from annotated_decoder.trained import checkpoints
-from annotated_decoder.trained.checkpoints import Checkpoints, _defer_interrupt, train_resumably
+from annotated_decoder.trained import checkpoints, whole_files
+from annotated_decoder.trained.checkpoints import Checkpoints, _defer_interrupt, _write_checkpoint, train_resumably
 from annotated_decoder.trained.resuming import TrainingRun
 from annotated_decoder.training import TrainingConfig
 
@@ -133,22 +137,19 @@ def full_after(n):
     "A write that fails as on a full disk, from the nth on."
     calls = []
 
-    def write_bytes(path, data):
+    def write(path, data):
         calls.append(path)
+        path.write_bytes(data[: len(data) // (2 if len(calls) > n else 1)])
         if len(calls) > n:
-            with path.open("wb") as file:
-                file.write(data[: len(data) // 2])
             raise OSError(errno.ENOSPC, "No space left on device")
-        with path.open("wb") as file:
-            return file.write(data)
 
-    return write_bytes
+    return write
 
 
 @pytest.mark.parametrize("n, there", [(0, "there is none before"), (3, "the last whole one is that of step 3")])
 def test_a_full_disk_ends_it_with_a_remedy_and_loses_nothing(n, there, tmp_path, monkeypatch, uninterrupted):
     with monkeypatch.context() as patched, pytest.raises(OSError) as refused:
-        patched.setattr(Path, "write_bytes", full_after(n))
+        patched.setattr(checkpoints, "write_new", full_after(n))
         train_resumably(new_run(), Checkpoints(tmp_path, EVERY), progress=False)
     message = str(refused.value)
     assert refused.value.errno == errno.ENOSPC and "No space left on device" in message and str(tmp_path) in message
@@ -205,7 +206,7 @@ def test_nothing_in_a_checkpoint_is_executed(tmp_path):
             return os.mkdir, (str(tmp_path / "executed"),)
 
     Checkpoints(tmp_path / "c").save(1, {"losses": Command()})
-    with pytest.raises(ValueError, match="step-1 holds what no training writes; nothing of it was executed; delete it"):
+    with pytest.raises(ValueError, match="step-1 holds what no training writes; nothing of it was executed, delete it"):
         Checkpoints(tmp_path / "c").newest()
     assert not (tmp_path / "executed").exists()
 
@@ -222,7 +223,8 @@ def test_each_file_reaches_the_disk_before_the_name_and_the_name_before_the_end(
     Checkpoints(tmp_path, keep=1).save(2, {"losses": [1.0, 2.0]})
     order = [("sync", "state.pt"), ("sync", "sha256"), ("sync", "folder"), ("rename", "step-1"), ("sync", "folder")]
     assert done[:5] == order
-    assert done[5:] == [(a, b.replace("-1", "-2")) for a, b in order] + [("rename", "step-1.part")]
+    assert done[5:] == [(a, b.replace("-1", "-2")) for a, b in order] + done[-1:]
+    assert done[-1][0] == "rename" and re.fullmatch("step-1-[0-9a-f]{8}.part", done[-1][1])
     assert Checkpoints(tmp_path).steps() == [2] and len(list(tmp_path.iterdir())) == 1
 
 
@@ -364,11 +366,98 @@ def test_what_cannot_work_is_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_what_a_crash_left_in_its_own_place_is_written_over(tmp_path):
-    (tmp_path / f"step-{EVERY}.part").mkdir()
-    (tmp_path / f"step-{EVERY}.part" / "state.pt").write_text("half")
-    train_resumably(new_run(), Checkpoints(tmp_path, EVERY, keep=9), progress=False)
-    assert Checkpoints(tmp_path).steps()[0] == EVERY and not list(tmp_path.glob("*.part"))
+def in_the_way(path, kind, elsewhere):
+    "Something that lies under this name already, half a checkpoint or a trap."
+    elsewhere.mkdir(exist_ok=True)
+    (elsewhere / "mine").write_text("mine")
+    if kind == "a folder":
+        path.mkdir()
+        (path / "state.pt").write_text("half")
+    elif kind == "a file":
+        path.write_text("half")
+    else:
+        path.symlink_to({"a link": elsewhere / "mine", "a link to a folder": elsewhere, "a loop": path}[kind])
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a file", "a link", "a link to a folder", "a loop"])
+def test_what_lies_at_a_temporary_name_is_swept_away_and_a_link_not_followed(kind, tmp_path, monkeypatch):
+    folder, elsewhere = tmp_path / "c", tmp_path / "elsewhere"
+    folder.mkdir()
+    drawn = count()
+    monkeypatch.setattr(whole_files.secrets, "token_hex", lambda n: f"{next(drawn):08}")    # it can be foreseen
+    for name in ("step-3.part", "step-6.part", "step-3-00000000.part", "step-6-00000001.part"):
+        in_the_way(folder / name, kind, elsewhere)
+    train_resumably(new_run(), Checkpoints(folder, EVERY), progress=False)
+    assert Checkpoints(folder).steps() == [12, 15] and not list(folder.glob("*.part"))
+    assert [path.read_text() for path in elsewhere.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a link", "a loop", "a pipe"])
+def test_a_lock_that_is_no_file_is_refused_in_one_sentence(kind, tmp_path):
+    folder = tmp_path / "c"
+    folder.mkdir()
+    if kind == "a pipe":
+        os.mkfifo(folder / "lock")
+    else:
+        in_the_way(folder / "lock", kind, tmp_path / "elsewhere")
+    with pytest.raises(OSError, match=r"checkpoints cannot be kept in .*; see that it can be read and written, or"):
+        train_resumably(new_run(), Checkpoints(folder, EVERY), progress=False)
+
+
+READ_ONLY = {  # what a read-only or vanished folder refuses: how it refuses, the sentence
+    "mkdir": (Path, "mkdir", "checkpoints cannot be kept in {}"),
+    "lock": (os, "open", "checkpoints cannot be kept in {}"),
+    "names": (os, "listdir", "checkpoints cannot be kept in {}"),
+    "a new one": (checkpoints, "write_new", "the checkpoint of step 3 cannot be written to {}"),
+    "the parent": (checkpoints, "sync", "checkpoints cannot be kept in {}"),
+}
+
+
+@pytest.mark.parametrize("owner, name, sentence", READ_ONLY.values(), ids=READ_ONLY)
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_folder_that_refuses_is_named_with_a_remedy(owner, name, sentence, number, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    run = new_run()
+    with monkeypatch.context() as patched, pytest.raises(OSError) as refused:
+        patched.setattr(owner, name, refuse)
+        train_resumably(run, Checkpoints(tmp_path / "c", EVERY), progress=False)
+    message = str(refused.value)
+    assert sentence.format(tmp_path / "c") in message and os.strerror(number) in message
+    assert refused.value.errno == number
+    assert message.count(";") >= 1 and "\n" not in message
+
+
+def test_a_folder_that_vanishes_is_made_again(tmp_path, uninterrupted):
+    run = new_run()
+    step = run.take_step
+
+    def take_step(*arguments):
+        if len(run.losses) == 7:
+            shutil.rmtree(tmp_path / "c")
+        return step(*arguments)
+
+    run.take_step = take_step
+    train_resumably(run, Checkpoints(tmp_path / "c", EVERY), progress=False)
+    assert Checkpoints(tmp_path / "c").steps() == [12, 15] and digest(run) == digest(uninterrupted)
+
+
+@pytest.mark.parametrize("state", [[1, 2], "text", None, torch.zeros(2), {"losses": []}, {}], ids=str)
+def test_a_checkpoint_of_something_else_is_refused_by_its_folder(state, tmp_path):
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    _write_checkpoint(tmp_path, 3, buffer.getvalue())
+    with pytest.raises(ValueError, match=f"{tmp_path}") as refused:
+        train_resumably(new_run(), Checkpoints(tmp_path, EVERY), progress=False)
+    assert "\n" not in str(refused.value) and ("delete it" in str(refused.value) or "start anew" in str(refused.value))
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"\x80\x02.", b"text\n" * 9, b"\x80\x04\x95" + bytes(9)], ids=str)
+def test_bytes_that_are_no_state_are_refused_by_their_place(data, tmp_path):
+    _write_checkpoint(tmp_path, 3, data)
+    with pytest.raises(ValueError, match="step-3 holds what no training writes; nothing of it was executed, delete it"):
+        Checkpoints(tmp_path).newest()
 
 
 def test_what_a_crash_left_is_cleared_and_other_things_stay(tmp_path):

@@ -351,7 +351,8 @@ def test_a_model_that_cannot_be_written_is_refused_before_it_is_scored(run, monk
     before = (tmp_path / "m").read_bytes()
     monkeypatch.setattr(cli, "read_cmudict", lambda: {"cab": [("K", "AE1", "B")]})
     monkeypatch.setattr(TrainedModel, "transcribe", lambda *args, **options: pytest.fail("the scoring has begun"))
-    monkeypatch.setattr(Path, "touch", lambda path: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
+    making = "annotated_decoder.trained.whole_files.write_new"
+    monkeypatch.setattr(making, lambda _: (_ for _ in ()).throw(OSError(30, "Read-only file system")))
     status, out, err = run("evaluate", "--model", str(tmp_path / "m"), "--store")
     assert (status, out) == (2, "") and err.count("\n") == 1
     assert f"{tmp_path / 'm'} cannot be written" in err and "Read-only file system" in err

@@ -1,9 +1,11 @@
 """Files of ONNX give PyTorch's numbers and tokens, whatever the lengths; what cannot be exported or run is refused."""
 
+import hashlib
 import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from copy import deepcopy
@@ -445,3 +447,73 @@ def test_requests_that_cannot_be_served_are_refused(exported):
     for steps in (0, 13):
         with pytest.raises(ValueError, match=f"max_steps is {steps}; this decoder has positions for 1 to 12"):
             generate_onnx(files, source, seen, max_steps=steps)
+
+
+WILD = [None, "2", 0, -1, 1.5, True, 10**9, 10**400, [], {}, 3]
+FIELDS = [
+    *[(name,) for name in ("n_layers", "n_heads", "head_dim", "pad_id", "start_id", "end_id", "encoder", "decoder")],
+    *[(side, name) for side in ("encoder", "decoder") for name in ("vocab_size", "max_len")], ("source",), ("sha256",),
+]    # fmt: skip
+
+
+@pytest.mark.parametrize("path", FIELDS, ids=" ".join)
+def test_a_json_that_lies_is_refused_in_one_sentence_or_used_as_it_says(path, exported, tmp_path):
+    _, folder = exported("pre-norm")
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    whole, refused = (folder / "model.json").read_text(), 0
+    for value in [*WILD, "gone"]:
+        said = json.loads(whole)
+        *outer, last = path
+        inside = said[outer[0]] if outer else said
+        if value == "gone":
+            del inside[last]
+        else:
+            inside[last] = value
+        (tmp_path / "model.json").write_text(json.dumps(said))
+        try:
+            found = generate_onnx(OnnxModel(tmp_path), ids(2, 3).numpy())
+        except ValueError as error:
+            refused += 1
+            assert "\n" not in str(error) and len(str(error)) < 500 and "; " in str(error), error
+        else:
+            assert found.shape[0] == 2 and found.shape[1] <= 16_384
+    assert refused >= 7
+
+
+def test_a_file_that_names_another_for_its_numbers_is_refused_unopened(exported, tmp_path, monkeypatch):
+    import onnxruntime
+
+    _, folder = exported("pre-norm")
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    decoder = onnx.load(tmp_path / "decoder.onnx")
+    onnx.save_model(decoder, tmp_path / "decoder.onnx", save_as_external_data=True, location="w", size_threshold=0)
+    said = json.loads((tmp_path / "model.json").read_text())
+    said["sha256"]["decoder.onnx"] = hashlib.sha256((tmp_path / "decoder.onnx").read_bytes()).hexdigest()
+    (tmp_path / "model.json").write_text(json.dumps(said))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: pytest.fail("it was opened"))
+    with pytest.raises(ValueError, match="decoder.onnx names another file for its numbers, which no hash covers; exp"):
+        OnnxModel(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.json", "encoder.onnx", "decoder.onnx"])
+def test_a_pipe_in_the_folder_is_not_waited_for(name, exported, tmp_path):
+    _, folder = exported("pre-norm")
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ValueError, match=f"no whole model of export_onnx .{name} is not there, or no file.; export it"):
+        OnnxModel(tmp_path)
+
+
+def test_a_step_without_a_finite_logit_is_refused(exported, monkeypatch):
+    _, folder = exported("pre-norm")
+    files, step = OnnxModel(folder), OnnxModel.step
+
+    def broken(self, *arguments):
+        logits, past = step(self, *arguments)
+        logits[1, -1, 4] = np.nan
+        return logits, past
+
+    monkeypatch.setattr(OnnxModel, "step", broken)
+    with pytest.raises(ValueError, match=r"no finite logit in rows \[1\] at step 0; look at the weights"):
+        generate_onnx(files, ids(3, 4).numpy())

@@ -147,3 +147,75 @@ def test_both_optimizers_follow_the_schedule_and_the_weight_decay():
         assert run.optimizers[0].param_groups[0]["momentum"] == 0.95
     assert all(muon == adamw for muon, adamw in rates)
     assert max(rates)[0] == pytest.approx(2e-3, rel=1e-2) and rates[-1][0] < 1e-5
+
+
+def places(state, at=()):
+    "The way to each part of a state, from the outside in."
+    yield at
+    if isinstance(state, dict) or isinstance(state, list):
+        for name in state if isinstance(state, dict) else range(len(state)):
+            yield from places(state[name], (*at, name))
+
+
+def forged(state, at, change):
+    "A copy of the state with something else at this place, or nothing."
+    state = deepcopy(state)
+    *path, last = at
+    inner = state
+    for name in path:
+        inner = inner[name]
+    if change is del_it:
+        del inner[last]
+    else:
+        inner[last] = change
+    return state
+
+
+def del_it():
+    "Stands for a part that is missing."
+
+
+WRONG = {"missing": del_it, "text": "1e-3", "nothing": None, "a list": [1], "a tensor": torch.zeros(7), "True": True}
+
+
+@pytest.mark.parametrize("change", WRONG.values(), ids=WRONG)
+def test_a_forged_state_is_refused_in_one_sentence_or_runs_on_and_changes_nothing(change):
+    new = lambda: taken(small_pronouncer(d_model=8), optimizer="muon", epochs=2)  # noqa: E731  # it has AdamW too
+    run, other = new(), new()
+    list(islice(run, 2))
+    state, before, refused = deepcopy(run.state_dict()), deepcopy(other.model.state_dict()), 0
+    seldom = {*list(state["model"])[2:], *range(1, 99)}    # of like places the first will do
+    for at in places(state):
+        if len(at) == 0 or at[0] in ("model", "optimizers") and seldom & {*at[1:2], *at[3:]}:
+            continue
+        fake = forged(state, at, change)
+        try:
+            other.load_state_dict(fake)
+        except ValueError as error:
+            refused += 1
+            assert "\n" not in str(error) and str(error).endswith("start anew"), error
+            assert all(torch.equal(tensor, before[key]) for key, tensor in other.model.state_dict().items())
+        else:    # it was as before, or no step depends on it
+            next(iter(other))
+            other = new()
+            before = deepcopy(other.model.state_dict())
+    assert refused > 40
+
+
+NONE = [None, [], "state", 3, {"made_of": {1: 2}}, {"made_of": {"seed": torch.ones(2)}}]
+
+
+@pytest.mark.parametrize("state", NONE, ids=str)
+def test_what_is_no_state_at_all_is_refused_in_one_sentence(state):
+    with pytest.raises(ValueError, match="start anew$") as error:
+        taken(small_pronouncer(d_model=8)).load_state_dict(state)
+    assert "\n" not in str(error.value)
+
+
+def test_a_state_with_more_losses_than_steps_taken_is_refused():
+    run = taken(small_pronouncer(d_model=8))
+    list(islice(run, 3))
+    state = deepcopy(run.state_dict())
+    state["losses"].append(1.0)
+    with pytest.raises(ValueError, match="the state has another number of losses than of steps; start anew"):
+        taken(small_pronouncer(d_model=8)).load_state_dict(state)

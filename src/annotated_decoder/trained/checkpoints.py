@@ -10,7 +10,6 @@ import errno
 import hashlib
 import io
 import os
-import pickle
 import re
 import shutil
 import signal
@@ -18,7 +17,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +25,16 @@ import torch
 from tqdm import tqdm
 
 from .resuming import TrainingRun
-from .whole_files import sync
+from .whole_files import part_of, sync, write_new
 
 # %% ../../../notebooks/trained/checkpoints.ipynb #write-checkpoint
 def _write_checkpoint(folder: Path, step: int, data: bytes) -> None:
     "A new folder with these bytes and their hash, which gets its name when it has reached the disk."
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"step-{step}.part"
-    shutil.rmtree(part, ignore_errors=True)                         # what a crash in this place left
+    part = part_of(folder / f"step-{step}")                         # nothing lies there already
     part.mkdir()
     for name, content in (("state.pt", data), ("sha256", hashlib.sha256(data).hexdigest().encode())):
-        (part / name).write_bytes(content)
+        write_new(part / name, content)
         sync(part / name)
     sync(part)
     os.rename(part, folder / f"step-{step}")
@@ -45,10 +43,14 @@ def _write_checkpoint(folder: Path, step: int, data: bytes) -> None:
 
 def _load(place: Path, data: bytes) -> dict[str, Any]:
     "A state from its bytes; nothing in them is executed. Raises ValueError where they hold what no training writes."
+    what = f"{place} holds what no training writes; nothing of it was executed, delete it"
     try:
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        raise ValueError(f"{place} holds what no training writes; nothing of it was executed; delete it") from error
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:                                      # torch has many, for bytes that are none of its own
+        raise ValueError(what) from error
+    if not isinstance(state, dict):
+        raise ValueError(what)
+    return state
 
 # %% ../../../notebooks/trained/checkpoints.ipynb #hold
 try:
@@ -58,12 +60,29 @@ except ImportError:                                                 # Windows ha
 
 
 @contextmanager
+def _telling(folder: Path) -> Iterator[None]:
+    "What the system refuses inside is told as one sentence about this folder, with a remedy."
+    try:
+        yield
+    except OSError as error:
+        why = f"checkpoints cannot be kept in {folder} ({error.strerror or error})"
+        raise OSError(error.errno, f"{why}; see that it can be read and written, or name another folder") from error
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    "Open what is itself a file: no link is followed, and nobody waits for the other end of a pipe."
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
+
+
+@contextmanager
 def _hold(path: Path) -> Iterator[None]:
     """Hold this file for one process; the system lets go of it when the process ends, however it ends.
 
-    Raises ValueError where another process holds it.
+    Raises ValueError where another process holds it, OSError where there can be no such file.
     """
-    with path.open("a") as file:
+    with _telling(path.parent):
+        held = open(path, "a", opener=_open_no_link)
+    with held as file:
         try:
             if fcntl is not None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -71,13 +90,22 @@ def _hold(path: Path) -> Iterator[None]:
             raise ValueError(f"another training is at work in {path.parent}; wait for it, or name another") from error
         yield
 
+# %% ../../../notebooks/trained/checkpoints.ipynb #sweep
+def _names(folder: Path) -> list[str]:
+    "What is in this folder; nothing where it is not there. Raises OSError where it cannot be read."
+    with _telling(folder):
+        try:
+            return os.listdir(folder)
+        except FileNotFoundError:
+            return []
+
 
 def _sweep(folder: Path, pattern: str) -> None:
-    "Delete what has such a name in this folder."
-    for name in os.listdir(folder) if folder.exists() else []:
+    "Delete what has such a name in this folder; of a link, the link."
+    for name in _names(folder):
         if re.fullmatch(pattern, name):
             path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 # %% ../../../notebooks/trained/checkpoints.ipynb #checkpoints
 class Checkpoints:
@@ -96,15 +124,16 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         "The steps of the checkpoints that are there, in order."
-        names = os.listdir(self.folder) if self.folder.exists() else []
-        found = (re.fullmatch("step-(0|[1-9][0-9]*)", name) for name in names if (self.folder / name).is_dir())
+        names = [name for name in _names(self.folder) if (self.folder / name).is_dir()]
+        found = (re.fullmatch("step-(0|[1-9][0-9]*)", name) for name in names)
         return sorted(int(match[1]) for match in found if match)
 
     def clear(self) -> None:
         "Delete the checkpoints, and the folder where nothing else is in it."
-        _sweep(self.folder, r"step-[0-9]+((-.*)?\.part)?|lock")
-        if self.folder.exists() and not os.listdir(self.folder):
-            self.folder.rmdir()
+        with _telling(self.folder):
+            _sweep(self.folder, r"step-[0-9]+((-.*)?\.part)?|lock")
+            if self.folder.exists() and not _names(self.folder):
+                self.folder.rmdir()
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
         """Keep this state as the checkpoint of this step; where one is there, nothing is done.
@@ -118,7 +147,8 @@ class Checkpoints:
         try:
             _write_checkpoint(self.folder, step, buffer.getvalue())
             for old in self.steps()[: -self.keep]:
-                os.rename(self.folder / f"step-{old}", self.folder / f"step-{old}.part")    # or half might be taken
+                place = self.folder / f"step-{old}"
+                os.rename(place, part_of(place))                    # or half might be taken
         except OSError as error:
             there = f"the last whole one is that of step {self.steps()[-1]}" if self.steps() else "there is none before"
             reason = error.strerror or error
@@ -126,13 +156,15 @@ class Checkpoints:
             remedy = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "mend that"
             raise OSError(error.errno, f"{why}; {remedy}, and start the same training again to go on") from error
         finally:
-            _sweep(self.folder, r"step-[0-9]+(-.*)?\.part")          # this one's, or what a crash left
+            with suppress(OSError):                                 # the next one sweeps again
+                _sweep(self.folder, r"step-[0-9]+(-.*)?\.part")      # this one's, or what a crash left
 
     def newest(self) -> dict[str, Any] | None:
         """The state of the newest whole checkpoint; None where there is none.
 
         A damaged one is set aside in a folder of its own, with a warning, and the one before it is taken.
-        Raises ValueError where one is whole but holds what no training writes.
+        Raises ValueError where one is whole but holds what no training writes, OSError with the remedy where the
+        folder cannot be read, or a damaged one not be set aside.
         """
         for step in reversed(self.steps()):
             place = self.folder / f"step-{step}"
@@ -142,8 +174,9 @@ class Checkpoints:
                 data, digest = b"", "none"
             if hashlib.sha256(data).hexdigest() == digest:
                 return _load(place, data)
-            aside = Path(tempfile.mkdtemp(prefix=f"damaged-step-{step}-", dir=self.folder))
-            os.rename(place, aside / place.name)
+            with _telling(self.folder):
+                aside = Path(tempfile.mkdtemp(prefix=f"damaged-step-{step}-", dir=self.folder))
+                os.rename(place, aside / place.name)
             warnings.warn(f"{place} is damaged and now stands in {aside}; an older one is looked for", stacklevel=2)
         return None
 
@@ -179,14 +212,16 @@ def train_resumably(run: TrainingRun, checkpoints: Checkpoints, progress: bool =
     `TrainingRun` raises; OSError where a checkpoint cannot be written.
     Chapter *Checkpoints*.
     """
-    checkpoints.folder.mkdir(parents=True, exist_ok=True)
+    with _telling(checkpoints.folder):
+        checkpoints.folder.mkdir(parents=True, exist_ok=True)
     with _hold(checkpoints.folder / "lock"):
         if (state := checkpoints.newest()) is not None:
             try:
                 run.load_state_dict(state)
             except ValueError as error:
                 raise ValueError(f"{checkpoints.folder} cannot be gone on from: {error}") from error
-        sync(checkpoints.folder.parent)                             # its own name is on the disk too
+        with _telling(checkpoints.folder):
+            sync(checkpoints.folder.parent)                         # its own name is on the disk too
         bar = tqdm(total=run.steps, initial=len(run.losses), disable=not progress, mininterval=1)
         with bar, _defer_interrupt() as asked:
             for loss in run:

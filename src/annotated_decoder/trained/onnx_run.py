@@ -9,27 +9,83 @@ __all__ = ['read_folder', 'OnnxModel', 'most_probable', 'generate_onnx']
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .in_numpy import check_finite
 from .onnx_export import check_packages, layer_names
 
 # %% ../../../notebooks/trained/onnx_run.ipynb #read-folder
 def read_folder(folder: str | os.PathLike) -> tuple[dict[str, Any], list[bytes]]:
     "What `export_onnx` wrote: the JSON, and the encoder's and the decoder's file. ValueError where it is not whole."
+    names = ("model.json", "encoder.onnx", "decoder.onnx")
     try:
-        said = json.loads((Path(folder) / "model.json").read_bytes())
-        files = [(Path(folder) / name, said["sha256"][name]) for name in ("encoder.onnx", "decoder.onnx")]
+        if strange := [name for name in names if not os.path.isfile(Path(folder) / name)]:
+            raise ValueError(f"{strange[0]} is not there, or no file")
+        said = json.loads((Path(folder) / names[0]).read_bytes())
+        files = [(Path(folder) / name, said["sha256"][name]) for name in names[1:]]
         found = [path.read_bytes() for path, _ in files]
     except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise ValueError(f"{folder} has no whole model of export_onnx ({error}); export it anew") from error
     for (path, digest), data in zip(files, found):
         if hashlib.sha256(data).hexdigest() != digest:
             raise ValueError(f"{path} is not the file that model.json names by its SHA-256; export it anew")
+        if b"location" in data:                                     # the word by which ONNX names another file
+            raise ValueError(f"{path} names another file for its numbers, which no hash covers; export it anew")
     return said, found
+
+# %% ../../../notebooks/trained/onnx_run.ipynb #check-values
+_MOST = 2**14    # layers, heads, positions: what asks for more is not believed
+
+
+def _whole(said: Any, *path: str, most: int = _MOST, least: int = 1) -> int:
+    "The whole number at this place. Raises ValueError where it is none, or none to be believed."
+    for name in path:
+        said = said.get(name) if isinstance(said, dict) else None
+    if type(said) is not int or not least <= said <= most:
+        raise ValueError(f"{' '.join(path)} is {repr(said)[:60]}, no whole number from {least} to {most:,}")
+    return said
+
+
+def _check_values(said: dict[str, Any]) -> tuple[int, int, int, int, list[int] | None]:
+    "Layers, heads, their width, the symbols and the source; ValueError for a value that no export writes."
+    n_layers, n_heads, head_dim = (_whole(said, name) for name in ("n_layers", "n_heads", "head_dim"))
+    vocab_size = _whole(said, "decoder", "vocab_size", most=2**31)
+    _whole(said, "encoder", "vocab_size", most=2**31)
+    for side in ("encoder", "decoder"):
+        _whole(said, side, "max_len")
+    for name in ("pad_id", "start_id", "end_id"):
+        _whole(said, name, least=0, most=vocab_size - 1)
+    shape = said.get("source", "missing")
+    if shape is not None and not (isinstance(shape, list) and all(type(n) is int and n > 0 for n in shape)):
+        raise ValueError(f"source is {repr(shape)[:60]}, no list of sizes, and not null")
+    return n_layers, n_heads, head_dim, vocab_size, shape
+
+# %% ../../../notebooks/trained/onnx_run.ipynb #check-said
+def _check_said(said: dict[str, Any], encoder: Any, decoder: Any) -> None:
+    "ValueError where the JSON says other things than the inputs and outputs of the two sessions."
+    n_layers, n_heads, head_dim, vocab_size, shape = _check_values(said)
+    kept, given = layer_names(n_layers, "self"), layer_names(n_layers, "cross")
+    should = {
+        "the encoder's inputs": ["source", "source_mask"] if shape is None else ["source"],
+        "the encoder's outputs": given,
+        "the decoder's inputs": ["tokens", "source_mask", *kept, *given],
+        "the decoder's outputs": ["logits", *(f"next_{name}" for name in kept)],
+    }    # fmt: skip
+    places = encoder.get_inputs(), encoder.get_outputs(), decoder.get_inputs(), decoder.get_outputs()
+    for (what, names), found in zip(should.items(), places):
+        if sorted(names) != sorted(each.name for each in found):
+            raise ValueError(f"{what} are not those of {n_layers} layers, and of such a source")
+    widths = {name: {1: n_heads, 3: head_dim} for name in (*kept, *given)} | {"logits": {2: vocab_size}}
+    widths["source"] = dict(enumerate(shape or [], 1))
+    for each in (node for found in places for node in found):
+        for at, size in widths.get(each.name, {}).items():
+            if len(each.shape) <= at or isinstance(each.shape[at], int) and each.shape[at] != size:
+                raise ValueError(f"{each.name} is {each.shape}, where model.json has {size}")
 
 # %% ../../../notebooks/trained/onnx_run.ipynb #onnx-model
 class OnnxModel:
@@ -44,23 +100,39 @@ class OnnxModel:
         import onnxruntime
 
         self.about, files = read_folder(folder)
-        cpu = ["CPUExecutionProvider"]
-        self.encoder, self.decoder = (onnxruntime.InferenceSession(data, providers=cpu) for data in files)
+        cpu, self.folder = ["CPUExecutionProvider"], folder
+        with self._telling():
+            self.encoder, self.decoder = (onnxruntime.InferenceSession(data, providers=cpu) for data in files)
+            _check_said(self.about, self.encoder, self.decoder)
         self.self_names, self.cross_names = (layer_names(self.about["n_layers"], kind) for kind in ("self", "cross"))
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        "What onnxruntime refuses inside, in words and classes of its own, is told as one sentence with the folder."
+        try:
+            yield
+        except Exception as error:
+            why = " ".join(str(error).split())[:200]
+            what = f"the files in {self.folder} are not what model.json says ({why})"
+            raise ValueError(f"{what}; export it anew") from error
+
+    def _run(self, session: Any, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        with self._telling():
+            return session.run(None, feeds)
 
     def encode(self, source: np.ndarray, source_mask: np.ndarray | None = None) -> list[np.ndarray]:
         "The memory's keys and values, flat. ValueError where the source is none, or has a row with nothing to see."
         if (shape := self.about["source"]) is not None:
             if source.shape[1:] != tuple(shape) or source_mask is not None:
                 raise ValueError(f"the source is {source.shape}; give (batch, *{shape}), and no mask")
-            return self.encoder.run(None, {"source": source.astype(np.float32)})
+            return self._run(self.encoder, {"source": source.astype(np.float32)})
         size, longest = self.about["encoder"]["vocab_size"], self.about["encoder"]["max_len"]
         seen = np.ones(source.shape, bool) if source_mask is None else source_mask
         if source.ndim != 2 or seen.shape != source.shape or not 0 < source.shape[1] <= longest:
             raise ValueError(f"the source is {source.shape}, its mask {seen.shape}; give 1 to {longest} tokens a row")
         if not ((0 <= source) & (source < size)).all() or not seen.any(-1).all():
             raise ValueError(f"give tokens from 0 to {size - 1}, and in every row one at least that the mask shows")
-        return self.encoder.run(None, {"source": source.astype(np.int64), "source_mask": seen})
+        return self._run(self.encoder, {"source": source.astype(np.int64), "source_mask": seen})
 
     def empty(self, batch: int) -> list[np.ndarray]:
         "The past of a decode that has not begun."
@@ -80,7 +152,7 @@ class OnnxModel:
         feeds = dict(zip((*self.self_names, *self.cross_names), (*past, *cross)))
         seen = np.ones((len(tokens), cross[0].shape[2]), bool) if source_mask is None else source_mask
         feeds |= {"tokens": tokens.astype(np.int64), "source_mask": seen}
-        logits, *longer = self.decoder.run(None, feeds)
+        logits, *longer = self._run(self.decoder, feeds)
         return logits, longer
 
 # %% ../../../notebooks/trained/onnx_run.ipynb #generate-onnx
@@ -101,7 +173,8 @@ def generate_onnx(
     """The tokens after the prompt, (batch, generated), as `generate` gives them: padded behind each row's end symbol.
 
     `prompt` (batch, tokens) is a start symbol a row unless given; `choose` turns logits (batch, vocab) into tokens.
-    Raises ValueError for a source or a mask that is none, and for more steps than the decoder has positions.
+    Raises ValueError for a source or a mask that is none, for more steps than the decoder has positions, and for a
+    step without a finite logit.
     Chapter *Running ONNX files*.
     """
     about, batch = model.about, len(source)
@@ -110,8 +183,9 @@ def generate_onnx(
     if max_steps is not None and not 1 <= max_steps <= limit:
         raise ValueError(f"max_steps is {max_steps}; this decoder has positions for 1 to {limit}")
     cross, past, finished, found = model.encode(source, source_mask), model.empty(batch), np.zeros(batch, bool), []
-    for _ in range(max_steps or limit):
+    for position in range(max_steps or limit):
         logits, past = model.step(fed, source_mask, past, cross)
+        check_finite(logits[:, -1], position, ~finished)
         chosen = np.where(finished, about["pad_id"], choose(logits[:, -1]))
         finished |= chosen == about["end_id"]
         found.append(chosen)

@@ -8,9 +8,13 @@ __all__ = ['TrainingRun']
 # %% ../../../notebooks/trained/resuming.ipynb #imports
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict
 from itertools import islice
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from ..generation import EncoderDecoder
 from ..pretrained.parts import parts_of
@@ -38,11 +42,49 @@ def _made_of(model: EncoderDecoder, config: TrainingConfig, examples: Sequence[E
     return asdict(config) | {f"{side}.{k}": v for side, shape in sides.items() for k, v in shape.items()} | hashes
 
 
-def _check_same(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+def _check_same(ours: Mapping[str, Any], theirs: Mapping[Any, Any]) -> None:
     "ValueError where a state is made of something else than a run is."
+    plain = all(type(each) in (str, int, float, bool, type(None)) for pair in theirs.items() for each in pair)
+    if not plain or not all(isinstance(name, str) for name in theirs):
+        raise ValueError("what the state is made of is written as no training writes it; start anew")
     if other := sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)):
         found = "; ".join(f"{name} was {theirs.get(name)} and is {ours.get(name)}" for name in other)
         raise ValueError(f"this is the state of another training: {found}; give the same, or start anew")
+
+# %% ../../../notebooks/trained/resuming.ipynb #built-otherwise
+def _built_otherwise(ours: Any, theirs: Any, place: str) -> str:
+    "The first place where `theirs` has other names, kinds, lengths or shapes than `ours`; empty where none has."
+    if isinstance(ours, Tensor) or isinstance(theirs, Tensor):
+        alike = isinstance(ours, Tensor) and isinstance(theirs, Tensor)
+        return "" if alike and (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype) else place
+    if isinstance(ours, dict):
+        if not isinstance(theirs, Mapping) or not theirs.keys() <= ours.keys():
+            return place
+        if theirs.keys() != ours.keys() and not place.endswith("['state']"):    # what got no gradient has none
+            return place
+        pairs = [(name, ours[name], theirs[name]) for name in theirs]
+    elif isinstance(ours, list | tuple):
+        if not isinstance(theirs, list | tuple) or len(ours) != len(theirs):
+            return place
+        pairs = [(i, *pair) for i, pair in enumerate(zip(ours, theirs))]
+    else:
+        alike = type(ours) is type(theirs) and (type(ours) in (int, float) or ours == theirs)
+        return "" if alike else place                               # numbers change, words and switches do not
+    found = (_built_otherwise(one, other, f"{place}[{name!r}]") for name, one, other in pairs)
+    return next(filter(None, found), "")
+
+
+def _after_a_step(model: EncoderDecoder, config: TrainingConfig, steps: int) -> dict[str, Any]:
+    "The states that optimizers and schedules have after a step, on a copy of the model that is thrown away."
+    twin = deepcopy(model)
+    for p in twin.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizers = optimizers_for(twin, config)
+    schedules: list[Any] = [schedule_for(each, config, steps) for each in optimizers]
+    for each in (*optimizers, *schedules):
+        each.step()
+    found = {"optimizers": optimizers, "schedules": schedules}
+    return {name: [each.state_dict() for each in parts] for name, parts in found.items()}
 
 # %% ../../../notebooks/trained/resuming.ipynb #training-run
 class TrainingRun:
@@ -95,12 +137,23 @@ class TrainingRun:
             "made_of": _made_of(self.model, self.config, self.examples),
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        "Go on from this state. Raises ValueError where it is that of another training."
-        _check_same(_made_of(self.model, self.config, self.examples), state.get("made_of", {}))
+    def load_state_dict(self, state: Any) -> None:
+        "Go on from this state. Raises ValueError, and changes nothing, where it is another training's, or none."
+        self._check_state(state)
         self.model.load_state_dict(state["model"])
         for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(kept)
         for schedule, kept in zip(self.schedules, state["schedules"], strict=True):
             schedule.load_state_dict(kept)
         self.losses, self.halfway = list(state["losses"]), False
+
+    def _check_state(self, state: Any) -> None:
+        made_of = state.get("made_of") if isinstance(state, Mapping) else None
+        _check_same(_made_of(self.model, self.config, self.examples), made_of if isinstance(made_of, Mapping) else {})
+        ours, losses = self.state_dict() | _after_a_step(self.model, self.config, self.steps), state.get("losses")
+        if isinstance(losses, list) and len(losses) <= self.steps:
+            ours["losses"] = [0.0] * len(losses)                    # so many numbers
+        if place := _built_otherwise(ours, state, "state"):
+            raise ValueError(f"this is no state of such a training: {place} is built otherwise; start anew")
+        if any(each["last_epoch"] != len(losses) for each in state["schedules"]):
+            raise ValueError("the state has another number of losses than of steps; start anew")
