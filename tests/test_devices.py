@@ -130,9 +130,9 @@ def test_lines_go_to_where_the_model_is(places):
         width, max_steps = 1, 9
         is_cut = staticmethod(lambda tokens: False)
 
-        def __call__(self, model, source, mask):
+        def sequences(self, model, source, mask):
             places.extend([source.device.type, mask.device.type])
-            return [[3]] * len(source)
+            return [[[3]]] * len(source)
 
         def greedy_steps(self, model, source):
             places.append(source.device.type)

@@ -244,7 +244,7 @@ def test_utf_16_is_named(monkeypatch, capsys, folder, encoding):
     monkeypatch.setattr(sys, "argv", ["annotated-decoder", "translate", "--model", str(folder)])
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("the cat\nsat".encode(encoding))))
     assert cli.main() == 2
-    assert "line 1 looks like UTF-16; convert it" in capsys.readouterr().err
+    assert "standard input looks like UTF-16; convert it" in capsys.readouterr().err
 
 
 def test_a_bad_byte_or_half_a_character_spoils_its_own_line_only(translator):

@@ -35,7 +35,8 @@ if any(importlib.util.find_spec(name) is None for name in ("annotated_decoder", 
     if importlib.util.find_spec("torch") is None:
         print("PyTorch comes first: about 120 MB on Windows and macOS, 3,000 MB on Linux, where it brings CUDA")
     install = [sys.executable, "-m", "pip", "install", "--quiet"]
-    package, given = "annotated-decoder[notebooks] @ git+{url}@", os.environ.get("ANNOTATED_DECODER_PACKAGE")
+    package = "annotated-decoder[notebooks] @ git+{url}@"
+    given = os.environ.get("ANNOTATED_DECODER_PACKAGE")
     if given or subprocess.run([*install, package + "v{version}"]).returncode:    # not out yet: the newest there is
         subprocess.run([*install, given or package + "{branch}"], check=True)
     importlib.invalidate_caches()'''

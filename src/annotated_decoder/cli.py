@@ -19,7 +19,6 @@ from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
-from io import TextIOWrapper
 from itertools import chain
 from typing import Any
 
@@ -331,47 +330,91 @@ def _scores_of(trained: Any, words: Sequence[str], dictionary: _Listed, beam: in
 
 
 # %% ../../notebooks/command_line/cli.ipynb #run-translate
-def _write_lines(translator: Any, given: Iterable[str], args: argparse.Namespace) -> Iterator[ValueError | None]:
-    "Write one line for each that is given, and yield the error of one that is refused, or None."
-    if not args.stream:
-        for answer in translator.stream(given, beam=args.beam, read_ahead=1 if sys.stdin.isatty() else 256):
-            error = answer if isinstance(answer, ValueError) else None
-            print("" if error else " ".join(answer.splitlines()), flush=sys.stdin.isatty())
-            yield error
+def _stream_line(translator: Any, line: str) -> tuple[str | None, bool | ValueError]:
+    "Write a line's translation as it comes; None, for it is written, and if it was ended."
+    try:
+        pieces = translator.pieces(line) if line else iter(())
+        while True:
+            print(next(pieces).replace("\n", " "), end="", flush=True)
+    except StopIteration as end:
+        return None, end.value is not False
+    except ValueError as refused:
+        return None, refused
+
+
+def _translated(
+    translator: Any, given: Iterable[str], args: argparse.Namespace
+) -> Iterator[tuple[str | None, bool | ValueError]]:
+    "For each line its translation, or None, and whether it was ended or why it is none."
+    if args.stream:
+        yield from (_stream_line(translator, line) for line in given)
         return
-    for line in given:
-        error = None
-        try:
-            for piece in translator.pieces(line) if line else ():
-                print(piece.replace("\n", " "), end="", flush=True)
-        except ValueError as refused:
-            error = refused
-        print(flush=True)
-        yield error
+    ahead = 1 if sys.stdin.isatty() else 256
+    asked = dict(batch_size=args.batch_size, sentences=args.sentences, read_ahead=ahead)
+    for answer in translator.stream(given, beam=args.beam, **asked):
+        if isinstance(answer, ValueError):
+            yield None, answer
+        else:
+            yield " ".join(answer.text.splitlines()), answer.finished
 
 
+def _check_translate(args: argparse.Namespace) -> None:
+    "ValueError for options that cannot be had, or not together."
+    if args.stream and args.beam is not None:
+        raise ValueError("--stream writes tokens as they are chosen, greedily; leave out --beam, or --stream")
+    if args.stream and args.sentences:
+        raise ValueError("--stream writes one line as it comes; leave out --sentences, or --stream")
+    if args.beam is not None and not 1 <= args.beam <= 100:
+        raise ValueError(f"--beam is {args.beam}; give a number from 1 to 100")
+    if not 1 <= args.batch_size <= 10_000:
+        raise ValueError(f"--batch-size is {args.batch_size}; give a number from 1 to 10000")
+    if sys.stdin is None:
+        raise ValueError("there are no lines: standard input is closed; open it")
+
+
+# %% ../../notebooks/command_line/cli.ipynb #translate-lines
 def _run_translate(args: argparse.Namespace) -> int:
     from annotated_decoder.pretrained.translating import Translator  # it needs packages of an extra
     from annotated_decoder.trained.model_file import find_device
 
-    if args.stream and args.beam is not None:
-        raise ValueError("--stream writes tokens as they are chosen, greedily; leave out --beam, or --stream")
-    if args.beam is not None and not 1 <= args.beam <= 100:
-        raise ValueError(f"--beam is {args.beam}; give a number from 1 to 100")
-    if sys.stdin is None:
-        raise ValueError("there are no lines: standard input is closed; open it")
-    for stream in (sys.stdin, sys.stdout):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(encoding="utf-8", errors="replace")
+    _check_translate(args)
+    _as_utf8(sys.stdin)                                              # a bad byte spoils its own line only
     device = find_device(args.device or "cpu")                       # tried before the long part
-    translator, refused = Translator.load(args.model), 0
+    languages = dict(source_language=args.source_language, target_language=args.target_language)
+    translator = Translator.load(args.model, **languages)
+    refused: Counter = Counter()
+    if args.max_length is not None:
+        translator = translator.limited(args.max_length)
     translator.model.to(device)
-    given = (args.prefix + line.strip() if line.strip() else "" for line in sys.stdin)
-    for number, error in enumerate(_write_lines(translator, given, args), 1):
-        if error:
-            refused += 1
-            print(f"line {number}: {error}", file=sys.stderr)
+    lines = (line.removeprefix("\ufeff").strip() for line in _read_lines())
+    given = (args.prefix + line if line else "" for line in lines)
+    silent = args.stream or sys.stdin.isatty() or sys.stdout.isatty() or None
+    for number, (text, ended) in enumerate(tqdm(_translated(translator, given, args), disable=silent), 1):
+        print(text or "", flush=args.stream or sys.stdin.isatty())
+        if isinstance(ended, ValueError):
+            _complain(f"line {number}", ended, refused)
+        elif not ended:
+            limit = translator.settings.max_steps
+            _complain(f"line {number}", f"the limit of {limit} tokens ended it; give --max-length", refused)
     return 1 if refused else 0
+
+
+# %% ../../notebooks/command_line/cli.ipynb #translate-options
+def _add_translate(commands: Any) -> argparse.ArgumentParser:
+    "The options of `annotated-decoder translate`."
+    text = commands.add_parser("translate", help="lines from standard input through a checkpoint, a line for each")
+    text.add_argument("--model", required=True, metavar="FOLDER_OR_ID", help="a local folder, or an id of the hub")
+    text.add_argument("--beam", type=int, metavar="WIDTH", help="the checkpoint's own unless given; 1 is greedy")
+    text.add_argument("--stream", action="store_true", help="write tokens as they come; greedy")
+    text.add_argument("--prefix", default="", metavar="TEXT", help="put before every line, as T5 and >>code<< want it")
+    text.add_argument("--sentences", action="store_true", help="translate each sentence of a line alone")
+    text.add_argument("--batch-size", type=int, default=16, metavar="N", help="at most so many lines side by side")
+    text.add_argument("--max-length", type=int, metavar="N", help="the most tokens of an answer")
+    text.add_argument("--source-language", metavar="CODE", help="of the lines, for a checkpoint of many languages")
+    text.add_argument("--target-language", metavar="CODE", help="of the answers, such as deu_Latn")
+    text.set_defaults(run=_run_translate)
+    return text
+
 
 # %% ../../notebooks/command_line/cli.ipynb #main
 def _make_parser() -> argparse.ArgumentParser:
@@ -407,12 +450,7 @@ def _make_parser() -> argparse.ArgumentParser:
     check.add_argument("--store", action="store_true", help="also write the scores into the model's file")
     check.set_defaults(run=_run_evaluate)
 
-    text = commands.add_parser("translate", help="lines from standard input through a checkpoint, a line for each")
-    text.add_argument("--model", required=True, metavar="FOLDER_OR_ID", help="a local folder, or an id of the hub")
-    text.add_argument("--beam", type=int, metavar="WIDTH", help="the checkpoint's own unless given; 1 is greedy")
-    text.add_argument("--stream", action="store_true", help="write tokens as they come; greedy")
-    text.add_argument("--prefix", default="", metavar="TEXT", help="put before every line, as T5 and >>code<< want it")
-    text.set_defaults(run=_run_translate)
+    text = _add_translate(commands)
     for command in (say, make, check, text):
         command.add_argument("--device", metavar="NAME", help="compute on cuda, mps …; on the processor unless given")
     return top

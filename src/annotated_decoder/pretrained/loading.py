@@ -9,29 +9,36 @@ __all__ = ['Checkpoint', 'load_pretrained', 'generation_settings', 'AudioEmbeddi
 # %% ../../../notebooks/pretrained/loading.ipynb #imports
 import os
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..generation import EncoderDecoder
 from .families import Family, family_of, stack_shape, stored_name
-from .folder import JsonFile, Stored, local_folder, one_line, stored_tensors
+from .folder import JsonFile, Stored, local_folder, one_line, open_tensors, stored_tensors
 from .modes import plain_mode
-from .parts import ScaledProjection, build_decoder, build_encoder, parts_of, sinusoid_halves
+from annotated_decoder.pretrained.parts import (
+    ScaledProjection,
+    WideLinear,
+    build_decoder,
+    build_encoder,
+    parts_of,
+    position_table,
+    sinusoid_halves,
+)
 from .settings import DecodingSettings, read_settings
 from .tokenizing import load_tokenizer
 
 # %% ../../../notebooks/pretrained/loading.ipynb #checkpoint
 class Checkpoint:
     """The folder of a checkpoint, read once. Give a folder with config.json and
-    model.safetensors (or its shards and their index), as transformers' save_pretrained
-    writes it, or a model's id on the hub. No code of a checkpoint is run.
+    model.safetensors or pytorch_model.bin (or their shards and index), as transformers'
+    save_pretrained writes it, or a model's id on the hub. No code of a checkpoint is run.
 
     Raises ValueError, with the file, the key and the remedy, for what is not built here
     or does not hold together, and OSError where the hub cannot be reached.
@@ -42,11 +49,11 @@ class Checkpoint:
         self.folder = local_folder(folder_or_id)
         config = JsonFile.read(self.folder / "config.json")
         path = self.folder / "generation_config.json"
-        self.settings = JsonFile.read(path) if path.exists() else config
-        keys = ("pad_token_id", "decoder_start_token_id", "eos_token_id")
+        self.settings = JsonFile.read(path) if os.path.lexists(path) else config
+        keys = ("pad_token_id", "decoder_start_token_id", "bos_token_id", "eos_token_id")
         ids = {key: self.settings.get(key, config.get(key)) for key in keys}
-        if isinstance(end := ids["eos_token_id"], list) and len(end) == 1:
-            (ids["eos_token_id"],) = end
+        if isinstance(end := ids["eos_token_id"], list) and end:
+            ids["eos_token_id"] = end[0]
         self.config = replace(config, fields={**config.fields} | ids)
         self.family = family_of(self.config)
         self.encoder = stack_shape(self.family, self.config, "encoder")
@@ -67,6 +74,7 @@ class Checkpoint:
         found = find_tensors(self, model)
         try:
             _fill(model, self.family, found, dtype)
+            _place_computed(model, found, dtype)
         except SafetensorError as error:
             what = f"{self.folder} changed while it was read ({one_line(error)})"
             raise ValueError(f"{what}; load it again") from error
@@ -85,7 +93,7 @@ class Checkpoint:
 def load_pretrained(
     folder_or_id: str | os.PathLike, *, dtype: torch.dtype = torch.float32
 ) -> EncoderDecoder:
-    """A checkpoint of Marian, BART, T5 or Whisper in this book's own modules, in
+    """A checkpoint of a family that is known here in this book's own modules, in
     evaluation mode. The errors are those of `Checkpoint`. Chapter *Real checkpoints*.
     """
     return Checkpoint(folder_or_id).model(dtype)
@@ -195,6 +203,17 @@ def _check_stored(there: Stored, shape: tuple[int, ...]) -> None:
         wanted = f"config.json needs {' or '.join(_NUMBERS)} {shape}"
         raise ValueError(f"{what}, and {wanted}; get the folder anew")
 
+# %% ../../../notebooks/pretrained/loading.ipynb #stored-computed
+def _stored_computed(
+    blank: EncoderDecoder, family: Family, stored: Mapping[str, Stored]
+) -> dict[str, Tensor]:
+    "The positions that are computed here, and that the file has all the same."
+    names = {f"{side}.embedding.positions" for side in ("encoder", "decoder")}
+    there = {ours for ours in names if stored_name(family, ours) in stored}
+    computed = sorted(there - blank.state_dict().keys())
+    return {ours: blank.get_buffer(ours) for ours in computed}
+
+
 # %% ../../../notebooks/pretrained/loading.ipynb #find-tensors
 def find_tensors(
     checkpoint: Checkpoint, blank: EncoderDecoder
@@ -212,7 +231,8 @@ def find_tensors(
         stored = {family.prefix + name: there for name, there in stored.items()}
     found: dict[str, Stored | None] = {}
     rest = stored.keys() - {*family.unread}
-    for ours, tensor in blank.state_dict().items():
+    wanted = blank.state_dict() | _stored_computed(blank, family, stored)
+    for ours, tensor in wanted.items():
         names = _candidates(family, ours, untied)
         rest -= {*names}
         there = next((stored[name] for name in names if name in stored), None)
@@ -229,11 +249,8 @@ def find_tensors(
     return found
 
 # %% ../../../notebooks/pretrained/loading.ipynb #fill
-def _read_tensor(
-    file: Any, there: Stored, family: Family, ours: str, shape: torch.Size
-) -> Tensor:
+def _shaped(raw: Tensor, family: Family, ours: str, shape: torch.Size) -> Tensor:
     "A tensor's numbers, in the shape that it has here."
-    raw = file.get_tensor(there.name)
     if ours.endswith("embedding.positions"):
         return raw[family.offset :]
     return raw.reshape(shape)
@@ -244,25 +261,43 @@ def _fill(
 ) -> None:
     "Give a blank model its numbers, in memory of their own."
     tables: list[Tensor] = []
-    with ExitStack() as stack:
-        paths = {there.path for there in found.values() if there is not None}
-        files = {p: stack.enter_context(safe_open(p, framework="pt")) for p in paths}
-        for ours, blank in model.state_dict().items():
-            there, tensor = found[ours], torch.zeros(blank.shape, dtype=dtype)
-            if there is not None:
-                raw = _read_tensor(files[there.path], there, family, ours, blank.shape)
-                tensor = raw.to(dtype, copy=True)
+    with open_tensors(there for there in found.values() if there is not None) as read:
+        for ours, there in found.items():
             owner, leaf = ours.rpartition(".")[::2]
             module = model.get_submodule(owner)
-            if isinstance(getattr(module, leaf), nn.Parameter):
+            blank, wide = getattr(module, leaf), isinstance(module, WideLinear)
+            kept = WideLinear.kept_in(dtype) if wide else dtype
+            tensor = torch.zeros(blank.shape, dtype=kept)
+            if there is not None:
+                raw = _shaped(read(there), family, ours, blank.shape)
+                tensor = raw.to(kept, copy=True)
+            if isinstance(blank, nn.Parameter):
                 tensor = nn.Parameter(tensor)
             if stored_name(family, ours) in family.one_table:
                 tensor = next((t for t in tables if torch.equal(t, tensor)), tensor)
                 tables.append(tensor)
             setattr(module, leaf, tensor)
-    for side in (model.encoder, model.decoder):    # what is computed, and not stored
-        shape, kind = (side.config.max_len, side.config.d_model), parts_of(side).positions
-        if kind == "sinusoidal_halves":    # transformers rounds them to single precision
-            side.embedding.positions = sinusoid_halves(*shape).float().to(dtype)
-        elif kind == "relative":
-            side.embedding.positions = torch.zeros(1, shape[1], dtype=dtype)
+
+
+# %% ../../../notebooks/pretrained/loading.ipynb #computed
+_ROUNDING = 0.01    # a sine in bfloat16 is less than 0.002 away
+
+
+def _place_computed(
+    model: EncoderDecoder, found: Mapping[str, Stored | None], dtype: torch.dtype
+) -> None:
+    "Give a model the positions that are computed. ValueError where it has others."
+    for side, stack in (("encoder", model.encoder), ("decoder", model.decoder)):
+        table = position_table(stack.config, parts_of(stack))
+        if table is None:
+            continue
+        name = f"{side}.embedding.positions"
+        if (there := found.get(name)) is not None:
+            far = (model.get_buffer(name).float() - table.float()).abs().amax(1)
+            if not (near := far < _ROUNDING).all():    # nor is NaN near
+                row = int((~near).nonzero()[0])
+                what = f"{there.name} is not what is computed, from position {row} on"
+                raise ValueError(f"{there.path}: {what}; give another checkpoint")
+        # transformers rounds them to single precision
+        stack.embedding.positions = table.float().to(dtype)
+

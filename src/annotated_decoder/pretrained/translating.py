@@ -51,21 +51,6 @@ def split_sentences(text: str) -> list[tuple[str, str]]:
 
 
 # %% ../../../notebooks/pretrained/translating.ipynb #settings-of-languages
-def _limit(settings: DecodingSettings, n: int) -> DecodingSettings:
-    "The settings with another limit, in tokens behind the prompt."
-    most = len(settings.prompt) + n
-    rules = replace(settings.constraints, max_length=most)
-    return replace(settings, max_steps=n, constraints=rules)
-
-
-def _is_cut(settings: Any, tokens: list[int]) -> bool:
-    "Whether the limit ended an answer, or forced its end, and not the model."
-    if len(tokens) < settings.max_steps:
-        return False
-    rules, before = settings.constraints, len(settings.prompt) + len(tokens) - 1
-    return rules.forced(before) is not None or tokens[-1] != rules.end_id
-
-
 def _set_languages(
     tokenizer: Any, settings: DecodingSettings, source: str | None, target: str | None
 ) -> tuple[Any, DecodingSettings]:
@@ -165,7 +150,7 @@ class Translator:
         if not 1 <= max_new_tokens <= most:
             what = f"an answer is to have {max_new_tokens} tokens"
             raise ValueError(f"{what}; give 1 to {most}")
-        return replace(self, settings=_limit(self.settings, max_new_tokens))
+        return replace(self, settings=self.settings.limited(max_new_tokens))
 
     def encode(self, line: str) -> list[int]:
         "A line's ids. ValueError for what is no text, too long, or not in the vocabulary."
@@ -193,7 +178,10 @@ class Translator:
             raise ValueError(f"beam, batch_size, read_ahead are {given}; give at least 1")
         asked, lines = self, iter(lines)
         if beam is not None:
-            asked = replace(self, settings=replace(self.settings, width=beam))
+            searched = replace(self.settings, width=beam, n_sequences=1)
+            if beam > 1:    # and so nothing is drawn
+                searched = replace(searched, sampling=None)
+            asked = replace(self, settings=searched)
         while chunk := list(islice(lines, read_ahead)):
             parted = [split_sentences(x) if sentences else [(x, "")] for x in chunk]
             found = _translate(asked, {part for line in parted for part, _ in line}, batch_size)
@@ -248,9 +236,10 @@ def _answer(translator: Translator, sources: Mapping[str, list[int]]) -> _Answer
     device = next(model.parameters()).device
     try:
         padded = pad([*sources.values()], model.encoder.config.pad_id)
-        rows = settings(model, *(tensor.to(device) for tensor in padded))
+        source, mask = (tensor.to(device) for tensor in padded)
+        rows = [first for first, *_ in settings.sequences(model, source, mask)]
         texts = map(translator.tokenizer.decode, rows)
-        ended = (not _is_cut(settings, [*row]) for row in rows)
+        ended = (not settings.is_cut(row) for row in rows)
         return dict(zip(sources, map(Translation, texts, ended)))
     except (ValueError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "memory" not in str(error):
@@ -278,5 +267,5 @@ def _tell(translator: Translator, ids: list[int]) -> Generator[str, None, bool]:
             yield tokens[-1]
 
     yield from stream_text(translator.tokenizer, chosen())
-    return not _is_cut(settings, tokens)
+    return not settings.is_cut(tokens)
 

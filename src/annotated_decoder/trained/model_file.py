@@ -35,7 +35,8 @@ from annotated_decoder.pretrained.parts import (
 )
 from ..strategies import beam_search
 from .batches import Transcription, check_asked, in_order
-from .in_numpy import content_hash, read_arrays
+from .headers import check_header, check_tensors, is_bare, naming
+from .in_numpy import check_readable, content_hash, read_arrays
 from .whole_files import check_target, replace_file
 from ..training import Example
 
@@ -61,15 +62,17 @@ def read_model(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tenso
         raise ValueError(f"{file} is no file; give one that save() wrote, or a folder that save_folder() wrote")
     about, arrays = read_arrays(file)
     config = Path(path, FOLDER_FILES[1])
+    if there := folder and os.path.lexists(config):
+        check_readable(config)
     try:
-        said = json.loads(config.read_bytes()) if folder and config.exists() else about
+        said = json.loads(config.read_bytes()) if there else about
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{config} is no JSON ({error}); get it anew, or delete it") from error
     if json.dumps(said, sort_keys=True) != json.dumps(about, sort_keys=True):
         raise ValueError(f"{config} says other things than the header of {FOLDER_FILES[0]}; get it anew, or delete it")
     return about, {name: torch.from_numpy(array) for name, array in arrays.items()}
 
-# %% ../../../notebooks/trained/model_file.ipynb #describe
+# %% ../../../notebooks/trained/model_file.ipynb #narrow
 def _half_at_most(tensor: Tensor) -> Tensor:
     "In half precision, be it exact or not."
     return tensor.detach().half().cpu()
@@ -86,14 +89,24 @@ def _copies(about: Mapping[str, Any]) -> list[str]:
     names = {"tied": "projection.weight", "shared": "encoder.embedding.tokens.weight"}
     return [name for key, name in names.items() if about.get(key)]
 
+# %% ../../../notebooks/trained/model_file.ipynb #believable
+def _believable(about: dict[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    "This header, or ValueError where who reads it would not believe it."
+    try:
+        check_header(about, {name: tensor.shape for name, tensor in tensors.items()})
+    except ValueError as error:
+        raise ValueError(f"{error}; such a model cannot be stored, change that first") from error
+    return about
 
+# %% ../../../notebooks/trained/model_file.ipynb #describe
 def describe(
     model: "EncoderDecoder | TrainedModel", narrow: Callable[[Tensor], Tensor] = _half_at_most
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     "What a file holds of a model: its JSON, and its weights as `narrow` leaves them, a tied one once."
     if not isinstance(model, EncoderDecoder):
         about, tensors = describe(model.model, narrow)
-        return about | {"source": model.source.symbols, "target": model.target.symbols, "notes": model.notes}, tensors
+        about |= {"source": model.source.symbols, "target": model.target.symbols, "notes": model.notes}
+        return _believable(about, tensors), tensors
     if not isinstance(model.encoder.embedding, Embedding):
         kind = type(model.encoder.embedding).__name__
         raise ValueError(f"the encoder's embedding is {kind}; a file holds only a model that reads tokens")
@@ -108,12 +121,9 @@ def describe(
     tensors = {k: narrow(v) for k, v in model.state_dict().items() if k not in _copies(about)}
     if broken := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
         raise ValueError(f"{broken[0]} has numbers that half precision has not (above 65,504, or NaN); train it anew")
-    return about, tensors
+    return _believable(about, tensors), tensors
 
 # %% ../../../notebooks/trained/model_file.ipynb #build-model
-_LONGEST_BELIEVED = 100_000    # a header that asks for more is not believed
-
-
 def _new_model(about: Mapping[str, Any]) -> EncoderDecoder:
     "A model of this shape, with the weights that chance gives it."
     encoder: Any = build_encoder(*split_shape(about["encoder"]))
@@ -121,44 +131,60 @@ def _new_model(about: Mapping[str, Any]) -> EncoderDecoder:
     head = about.get("projection", {"bias": True, "scale": 1.0})    # older files lack it
     table = decoder.embedding.tokens.weight
     shape, tied = (decoder.config.d_model, decoder.config.vocab_size), table if about["tied"] else None
-    projection = ScaledProjection(*shape, tied, bias=bool(head["bias"]), scale=float(head["scale"]))
+    projection = ScaledProjection(*shape, tied, bias=head["bias"], scale=float(head["scale"]))
     if about.get("shared"):
         encoder.embedding.tokens.weight = table
     return EncoderDecoder(encoder, decoder, projection)
 
 
 def build_model(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> EncoderDecoder:
-    "The model of a file, in single precision and evaluation mode; an error where the file contradicts itself."
-    for side in ("encoder", "decoder"):
-        config, _ = split_shape(about[side])
-        layers = {name.split(".")[2] for name in tensors if name.startswith(f"{side}.layers.")}
-        if len(layers) != config.n_layers:
-            raise ValueError(f"the {side} should have {config.n_layers} layers and has {len(layers)}")
-        if config.max_len > _LONGEST_BELIEVED:
-            raise ValueError(f"max_len of the {side} is {config.max_len}; at most {_LONGEST_BELIEVED} are believed")
+    "The model of a file, in single precision and evaluation mode; an error where its header lies."
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    check_header(about, shapes)
     with torch.device("meta"):                                      # shapes alone take no memory
         promised = _new_model(about).state_dict()
     for name in _copies(about):
         del promised[name]
-    for name in sorted(promised.keys() | tensors.keys()):
-        should, found = (tuple(some[name].shape) if name in some else "missing" for some in (promised, tensors))
-        if should != found:
-            raise ValueError(f"{name!r} should be {should} and is {found}")
+    check_tensors({name: tensor.shape for name, tensor in promised.items()}, shapes)
     with torch.random.fork_rng(devices=[]):                         # making a model draws random numbers
         model = _new_model(about)
     model.load_state_dict(tensors, strict=False)                    # names and shapes have been compared
     return model.eval()
 
+# %% ../../../notebooks/trained/model_file.ipynb #rows-at-once
+_MOST_BYTES = 2**30    # that the caches of one batch may take
+
+
+def _rows_at_once(model: EncoderDecoder, longest: int, beam: int) -> int:
+    "How many sources of up to this length are decoded together; one at least."
+    config, positions = model.decoder.config, longest + model.decoder.config.max_len
+    attn: Any = model.decoder.layers[0].self_attn
+    kept = 2 * config.n_layers * attn.n_heads * attn.head_dim * positions
+    slot = kept + longest * config.d_model + 4 * config.vocab_size + 4 * beam
+    looks = model.encoder.config.n_heads * longest**2
+    return max(1, _MOST_BYTES // (4 * (beam * slot + looks)))
+
 # %% ../../../notebooks/trained/model_file.ipynb #decoded
-@torch.no_grad()
 def decoded(
     model: EncoderDecoder, sources: Sequence[Sequence[int]], beam: int, best: int
 ) -> list[list[tuple[list[int], float]]]:
     """The `best` outputs of each source, ids and log p: greedy if the beam is 1.
 
     A beam's outputs with a padding or start symbol in them are left out, unless
-    there are no others. Chapter *The model's file*.
+    there are no others. The caches take 1 GiB at most, or those of one source.
+    Chapter *The model's file*.
     """
+    found: list = []
+    n = _rows_at_once(model, max(map(len, sources)), beam)
+    for i in range(0, len(sources), n):
+        found += _decode_batch(model, sources[i : i + n], beam, best)
+    return found
+
+
+@torch.no_grad()
+def _decode_batch(
+    model: EncoderDecoder, sources: Sequence[Sequence[int]], beam: int, best: int
+) -> list[list[tuple[list[int], float]]]:
     device = next(model.parameters()).device
     source, mask = (t.to(device) for t in pad([list(ids) for ids in sources]))
     if beam == 1:
@@ -244,15 +270,12 @@ def load_model(path: str | os.PathLike) -> TrainedModel | EncoderDecoder:
     is no model of this book, or does not hold what its header says. Chapter *The model's file*.
     """
     about, tensors = read_model(path)
-    try:
+    with naming(path):
         model = build_model(about, tensors)
-        if about.keys().isdisjoint({"source", "target", "notes"}):
+        if is_bare(about):
             return model
         source, target = (Vocabulary(tuple(about[side])) for side in ("source", "target"))
         return TrainedModel(model, source, target, about["notes"])
-    except (KeyError, TypeError, ValueError, RuntimeError, OverflowError) as error:
-        why = str(error).split("\n")[0]                              # torch adds where in itself it was
-        raise ValueError(f"{path} does not hold what its header says: {why}; get the file anew") from error
 
 
 def _transcribe_batch(trained: TrainedModel, words: Sequence[str], beam: int, best: int) -> list[list[Transcription]]:
