@@ -257,13 +257,13 @@ def test_a_bad_byte_or_half_a_character_spoils_its_own_line_only(translator):
 
 def test_a_line_that_fails_in_the_model_is_refused_alone(translator):
     class Failing(DecodingSettings):
-        def __call__(self, model, source, mask):
+        def sequences(self, model, source, mask):
             sizes.append(len(source))
             if (source == bad).any():
                 raise ValueError("no token has a finite logit")
             if len(source) > 3:
                 raise RuntimeError("can't allocate memory")
-            return translator.settings(model, source, mask)
+            return translator.settings.sequences(model, source, mask)
 
     sizes, bad = [], translator.encode("ZEBRA")[1]                # the unknown piece's
     failing = Translator(translator.model, translator.tokenizer, Failing(**vars(translator.settings)))
@@ -277,9 +277,9 @@ def test_a_wide_beam_has_few_lines_side_by_side(translator):
     sizes = []
 
     class Wide(DecodingSettings):
-        def __call__(self, model, source, mask):
+        def sequences(self, model, source, mask):
             sizes.append(source.shape)
-            return [(0,)] * len(source)
+            return [[(0,)]] * len(source)
 
     settings = Wide(**vars(translator.settings) | dict(width=100, max_steps=300))
     wide = Translator(translator.model, translator.tokenizer, settings)
