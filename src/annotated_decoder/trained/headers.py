@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 # %% ../../../notebooks/trained/headers.ipynb #values
-_SWITCHES = ("pre_norm", "gated", "linear_bias", "embedding_norm")
+_SWITCHES = ("pre_norm", "gated", "guarded", "linear_bias", "embedding_norm")
 _SCALES = ("norm_eps", "attention_scale", "embedding_scale")    # None: the usual
 _LARGEST = 2**20    # of a scale
 
