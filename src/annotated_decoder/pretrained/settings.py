@@ -7,7 +7,7 @@ the checkpoint, and what is not built is refused."""
 __all__ = ['DecodingSettings', 'read_settings']
 
 # %% ../../../notebooks/pretrained/settings.ipynb #imports
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..decoder import StackConfig
 from ..encoder import Source
 from ..generation import EncoderDecoder, Step, generate, generate_steps
 from .folder import JsonFile, take_tokens
+from .prompts import Timestamps, read_prompt
 from .rules import Constraints, pooled_beam_search
 
 # %% ../../../notebooks/pretrained/settings.ipynb #decoding-settings
@@ -37,19 +38,33 @@ class DecodingSettings:
     prompt: tuple[int, ...]         # read first, the start symbol included
     constraints: Constraints        # what may not come, and what must
     renormalize: bool = False       # whether the others share what may not come
+    languages: tuple[int, ...] = ()        # where none is named: second comes one of these
+    timestamps: Timestamps | None = None   # the rule for times, where they are asked for
 
     def constrain(self, logits: Tensor, tokens: Tensor) -> Tensor:
         "The logits that are left, or, renormalized, their log-probabilities."
         allowed = self.constraints(logits, tokens)
+        if self.timestamps is not None:
+            allowed = self.timestamps(allowed, tokens)
         return allowed.log_softmax(-1) if self.renormalize else allowed
 
-    def _options(self, source: Source) -> dict[str, Any]:
-        prompt = torch.tensor([self.prompt], device=source.device).expand(len(source), -1)
+    @torch.no_grad()
+    def prompts(self, model: EncoderDecoder, source: Source) -> Tensor:
+        "What is read first of each row: (batch, length). An unnamed language is heard."
+        prompt = torch.tensor([self.prompt], device=source.device).repeat(len(source), 1)
+        if self.languages:
+            known = torch.tensor(self.languages, device=source.device)
+            heard = model(source, prompt[:, :1])[:, -1, known]
+            prompt[:, 1] = known[heard.argmax(-1)]
+        return prompt
+
+    def _options(self, model: EncoderDecoder, source: Source) -> dict[str, Any]:
+        prompt = self.prompts(model, source)
         return dict(max_steps=self.max_steps, prompt=prompt, constrain=self.constrain)
 
     def greedy_steps(self, model: EncoderDecoder, source: Source) -> Iterator[Step]:
         "The steps of greedy decoding, as they come."
-        return generate_steps(model, source, cache=Cache(), **self._options(source))
+        return generate_steps(model, source, cache=Cache(), **self._options(model, source))
 
     def __call__(
         self,
@@ -58,7 +73,7 @@ class DecodingSettings:
         source_mask: Bool[Tensor, "batch source"] | None = None,
     ) -> list[tuple[int, ...]]:
         "The best tokens of each row: no prompt, and the end symbol where it came."
-        options = self._options(source)
+        options = self._options(model, source)
         if self.width == 1:
             end = model.decoder.config.end_id
             rows = generate(model, source, source_mask, cache=Cache(), **options).tolist()
@@ -67,35 +82,6 @@ class DecodingSettings:
         options |= dict(early_stopping=self.early_stopping)
         found = pooled_beam_search(model, source, source_mask, **options)
         return [hypotheses[0].tokens for hypotheses in found]
-
-# %% ../../../notebooks/pretrained/settings.ipynb #prompt
-def _read_table(found: JsonFile, key: str) -> Mapping[str, Any]:
-    return table if isinstance(table := found.get(key), dict) else {}
-
-
-def _read_prompt(found: JsonFile, shape: StackConfig, language: str | None) -> tuple[int, ...]:
-    "The start symbol and, as Whisper has it, tokens for language, task and timestamps."
-    forced = found.get("forced_decoder_ids", [])
-    pairs = isinstance(forced, list) and all(
-        isinstance(pair, list) and len(pair) == 2 for pair in forced
-    )
-    if not pairs or [place for place, _ in forced] != [*range(1, len(forced) + 1)]:
-        raise found.refusal("forced_decoder_ids", "it must be [[1, token], [2, token] …]")
-    languages, tasks = _read_table(found, "lang_to_id"), _read_table(found, "task_to_id")
-    tokens = [shape.start_id, *(token for _, token in forced)]
-    if language is not None:
-        if (spoken := languages.get(f"<|{language}|>")) is None:
-            known = ", ".join(sorted(name.strip("<|>")[:9] for name in languages)[:200])
-            what = f"lang_to_id lacks the language {language[:20]!r}"
-            raise ValueError(f"{found.path}: {what}; known are {known or 'none'}")
-        task = [tasks["transcribe"]] if "transcribe" in tasks else []
-        tokens = [shape.start_id, spoken, *task]
-    elif None in tokens or (languages and len(tokens) == 1):
-        raise found.refusal("forced_decoder_ids", "give a language, as language='en'")
-    if (plain := found.get("no_timestamps_token_id")) not in (None, tokens[-1]):
-        tokens.append(plain)
-    prompt = JsonFile(found.path, {"prompt": tokens})
-    return take_tokens(prompt, "prompt", shape.vocab_size)
 
 # %% ../../../notebooks/pretrained/settings.ipynb #read-constraints
 _MOST = 10**7    # of a length; what asks for more is not believed
@@ -151,22 +137,25 @@ _NEUTRAL = {
 
 
 def read_settings(
-    found: JsonFile, shape: StackConfig, language: str | None = None
+    found: JsonFile, shape: StackConfig, **asked: Any
 ) -> DecodingSettings:
-    """How a file asks that a decoder of this shape decodes.
+    """How a file asks that a decoder of this shape decodes; `asked` is for `read_prompt`.
 
     Raises ValueError, with the file, the key and the remedy, for what is not built here,
     such as sampling. Chapter *How a checkpoint is decoded*.
     """
     found.require(_NEUTRAL, "decode by settings of your own")
-    prompt = _read_prompt(found, shape, language)
-    lengths = _read_lengths(found, shape, len(prompt))
+    prompt = read_prompt(found, shape, **asked)
+    read = len(prompt.tokens)
+    lengths = _read_lengths(found, shape, read)
     return DecodingSettings(
         width=found.number("num_beams", 1, 1, 1_000),
         length_penalty=found.number("length_penalty", 1.0, -10.0, 10.0),
         early_stopping=found.choice("early_stopping", False, (True, False, "never")),
-        max_steps=lengths[1] - len(prompt),
-        prompt=prompt,
-        constraints=_read_constraints(found, shape, len(prompt), lengths),
+        max_steps=lengths[1] - read,
+        prompt=prompt.tokens,
+        constraints=_read_constraints(found, shape, read, lengths),
         renormalize=found.choice("renormalize_logits", False, (True, False)),
+        languages=prompt.languages,
+        timestamps=prompt.timestamps,
     )
