@@ -267,6 +267,42 @@ def _run_translate(args: argparse.Namespace) -> int:
             print(f"line {number}: {error}", file=sys.stderr)
     return 1 if refused else 0
 
+# %% ../../notebooks/command_line/cli.ipynb #run-transcribe
+def _written(segments: Any, path: str, args: argparse.Namespace) -> str:
+    "What is said in a file, in the format asked for; its name first where there are several."
+    from annotated_decoder.pretrained.transcribing import write_segments
+
+    if args.format == "json":
+        told = [dict(start=s.start, end=s.end, text=s.text) for s in segments]
+        return json.dumps({"file": path, "segments": told}, ensure_ascii=False) + "\n"
+    head = f"== {path} ==\n" if len(args.files) > 1 else ""
+    return head + write_segments(segments, args.format)
+
+
+def _run_transcribe(args: argparse.Namespace) -> int:
+    from annotated_decoder.pretrained.audio import read_audio  # it needs packages of an extra
+    from annotated_decoder.pretrained.transcribing import Transcriber
+    from annotated_decoder.trained.model_file import find_device
+
+    if args.beam is not None and not 1 <= args.beam <= 100:
+        raise ValueError(f"--beam is {args.beam}; give a number from 1 to 100")
+    device, refused = find_device(args.device or "cpu"), 0
+    times = True if args.format in ("srt", "vtt", "json") else None
+    asked = dict(language=args.language, task=args.task, timestamps=times)
+    transcriber = Transcriber.load(args.model, **asked)
+    transcriber.model.to(device)
+    if args.beam is not None:
+        settings = replace(transcriber.settings, width=args.beam)
+        transcriber = replace(transcriber, settings=settings)
+    for path in args.files:
+        try:
+            print(_written(transcriber(read_audio(path)), path, args), end="", flush=True)
+        except (ValueError, FileNotFoundError) as error:
+            refused += 1
+            print(f"annotated-decoder: {error}", file=sys.stderr)
+    return 1 if refused else 0
+
+
 # %% ../../notebooks/command_line/cli.ipynb #main
 def _make_parser() -> argparse.ArgumentParser:
     "The options of `annotated-decoder`."
@@ -307,7 +343,16 @@ def _make_parser() -> argparse.ArgumentParser:
     text.add_argument("--stream", action="store_true", help="write tokens as they come; greedy")
     text.add_argument("--prefix", default="", metavar="TEXT", help="put before every line, as T5 and >>code<< want it")
     text.set_defaults(run=_run_translate)
-    for command in (say, make, check, text):
+
+    hear = commands.add_parser("transcribe", help="write down what is said in files of sound")
+    hear.add_argument("files", nargs="+", metavar="FILE", help="WAV, FLAC and others")
+    hear.add_argument("--model", required=True, metavar="FOLDER_OR_ID", help="a checkpoint of Whisper")
+    hear.add_argument("--language", help="french or fr; heard unless given")
+    hear.add_argument("--task", choices=["transcribe", "translate"], help="translate: into English")
+    hear.add_argument("--format", choices=["text", "srt", "vtt", "json"], default="text", help="json: an object a file")
+    hear.add_argument("--beam", type=int, metavar="WIDTH", help="the checkpoint's own unless given; 1 is greedy")
+    hear.set_defaults(run=_run_transcribe)
+    for command in (say, make, check, text, hear):
         command.add_argument("--device", metavar="NAME", help="compute on cuda, mps …; on the processor unless given")
     return top
 
