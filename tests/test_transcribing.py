@@ -85,7 +85,8 @@ def test_another_format_is_refused():
 def test_the_command_names_a_bad_file_and_goes_on(folder, tmp_path, monkeypatch, capsys):
     soundfile.write(tmp_path / "good.wav", sound(3), RATE)
     files = [str(tmp_path / "none.wav"), str(tmp_path / "good.wav")]
-    monkeypatch.setattr(sys, "argv", ["annotated-decoder", "transcribe", *files, "--model", str(folder), "--format", "json"])
+    asked = ["--model", str(folder), "--format", "json"]
+    monkeypatch.setattr(sys, "argv", ["annotated-decoder", "transcribe", *files, *asked])
     assert main() == 1
     out, err = capsys.readouterr()
     assert json.loads(out)["file"] == files[1] and json.loads(out)["segments"]

@@ -93,7 +93,8 @@ class LogMel:
         "As preprocessor_config.json asks. ValueError for what is not built."
         asked = dict(sampling_rate=RATE, hop_length=160, n_fft=400, padding_value=0, dither=0)
         found.require(asked | dict(do_normalize=False), "give a checkpoint of Whisper")
-        n_mels = found.choice("feature_size", 80, (80, 128))
+        if (n_mels := found.number("feature_size", 80, 80, 128)) not in (80, 128):
+            raise found.refusal("feature_size", "80 and 128 bands are built")
         return cls(n_mels, found.number("chunk_length", 30, 1, 300))
 
     @cached_property

@@ -45,7 +45,8 @@ def cut_window(
     found = []
     for start, end in zip([0, *ends], ends):
         first, last = (2 * (tokens[i] - first_time) for i in (start, end - 1))
-        found.append((first, last, tokens[start:end]))
+        stop = end if done or end < ends[-1] else end + 1    # the last keeps both times
+        found.append((first, last, tokens[start:stop]))
     return found, n_frames if done else found[-1][1]
 
 
