@@ -102,7 +102,10 @@ def test_a_missing_extra_is_named(name, monkeypatch):
         read_audio("any.wav")
 
 
-@pytest.mark.parametrize("key, value", [("feature_size", 64), ("feature_size", 100), ("hop_length", 80), ("n_fft", 512), ("dither", 0.1)])
+OTHERS = [("feature_size", 64), ("feature_size", 100), ("hop_length", 80), ("n_fft", 512), ("dither", 0.1)]
+
+
+@pytest.mark.parametrize("key, value", OTHERS)
 def test_features_that_are_not_built_are_refused(key, value):
     with pytest.raises(ValueError, match=f"{key} is {value}"):
         LogMel.read(JsonFile(Path("preprocessor_config.json"), {key: value}))
