@@ -89,8 +89,8 @@ class Transcriber:
 
     def _frames(self, samples: np.ndarray) -> Float[Tensor, "1 mels frames"]:
         long = len(samples) > self.features.seconds * 16_000
-        given = torch.from_numpy(samples) if long else samples
-        frames = self.features.spectrum(given) if long else self.features(samples)
+        whole, one = self.features.spectrum, self.features
+        frames = whole(torch.from_numpy(samples)) if long else one(samples)
         weight = next(self.model.parameters())
         return frames[None].to(weight.device, weight.dtype)
 
