@@ -345,7 +345,8 @@ ASKED = {
     "a prompt with a gap": ({"forced_decoder_ids": [[2, 3]]}, "forced_decoder_ids is [[2, 3]]", "[[1, token]"),
     "a prompt that is none": ({"forced_decoder_ids": "en"}, "forced_decoder_ids is 'en'", "[[1, token]"),
     "a prompt too high": ({"forced_decoder_ids": [[1, 99]]}, "prompt is [2, 99]", "below 47"),
-    "a language left open": ({"lang_to_id": {"<|de|>": 4}}, "give a language", "language='en'"),
+    "a task that is none": ({"task": "sing", "task_to_id": {"translate": 4}}, "the task 'sing'", "known are translate"),
+    "times without tokens": ({"return_timestamps": True}, "no_timestamps_token_id", "leave out timestamps"),
 }
 
 

@@ -372,6 +372,42 @@ def _check_translate(args: argparse.Namespace) -> None:
         raise ValueError("there are no lines: standard input is closed; open it")
 
 
+# %% ../../notebooks/command_line/cli.ipynb #run-transcribe
+def _written(segments: Any, path: str, args: argparse.Namespace) -> str:
+    "What is said in a file, in the format asked for; its name first where there are several."
+    from annotated_decoder.pretrained.transcribing import write_segments
+
+    if args.format == "json":
+        told = [dict(start=s.start, end=s.end, text=s.text) for s in segments]
+        return json.dumps({"file": path, "segments": told}, ensure_ascii=False) + "\n"
+    head = f"== {path} ==\n" if len(args.files) > 1 else ""
+    return head + write_segments(segments, args.format)
+
+
+def _run_transcribe(args: argparse.Namespace) -> int:
+    from annotated_decoder.pretrained.audio import read_audio  # it needs packages of an extra
+    from annotated_decoder.pretrained.transcribing import Transcriber
+    from annotated_decoder.trained.model_file import find_device
+
+    if args.beam is not None and not 1 <= args.beam <= 100:
+        raise ValueError(f"--beam is {args.beam}; give a number from 1 to 100")
+    device, refused = find_device(args.device or "cpu"), 0
+    times = True if args.format in ("srt", "vtt", "json") else None
+    asked = dict(language=args.language, task=args.task, timestamps=times)
+    transcriber = Transcriber.load(args.model, **asked)
+    transcriber.model.to(device)
+    if args.beam is not None:
+        settings = replace(transcriber.settings, width=args.beam)
+        transcriber = replace(transcriber, settings=settings)
+    for path in args.files:
+        try:
+            print(_written(transcriber(read_audio(path)), path, args), end="", flush=True)
+        except (ValueError, FileNotFoundError) as error:
+            refused += 1
+            print(f"annotated-decoder: {error}", file=sys.stderr)
+    return 1 if refused else 0
+
+
 # %% ../../notebooks/command_line/cli.ipynb #translate-lines
 def _run_translate(args: argparse.Namespace) -> int:
     from annotated_decoder.pretrained.translating import Translator  # it needs packages of an extra
@@ -451,7 +487,16 @@ def _make_parser() -> argparse.ArgumentParser:
     check.set_defaults(run=_run_evaluate)
 
     text = _add_translate(commands)
-    for command in (say, make, check, text):
+
+    hear = commands.add_parser("transcribe", help="write down what is said in files of sound")
+    hear.add_argument("files", nargs="+", metavar="FILE", help="WAV, FLAC and others")
+    hear.add_argument("--model", required=True, metavar="FOLDER_OR_ID", help="a checkpoint of Whisper")
+    hear.add_argument("--language", help="french or fr; heard unless given")
+    hear.add_argument("--task", choices=["transcribe", "translate"], help="translate: into English")
+    hear.add_argument("--format", choices=["text", "srt", "vtt", "json"], default="text", help="json: an object a file")
+    hear.add_argument("--beam", type=int, metavar="WIDTH", help="the checkpoint's own unless given; 1 is greedy")
+    hear.set_defaults(run=_run_transcribe)
+    for command in (say, make, check, text, hear):
         command.add_argument("--device", metavar="NAME", help="compute on cuda, mps …; on the processor unless given")
     return top
 
@@ -495,7 +540,7 @@ def _run(output: _Output) -> int:
     except OSError as error:
         _abandon(output.stream)
         if _reader_left(error):                                      # of answers, who reads has read enough
-            return 0 if sys.argv[1:2] in (["pronounce"], ["translate"]) else 2
+            return 0 if sys.argv[1:2] in (["pronounce"], ["translate"], ["transcribe"]) else 2
         what: object = error
         if output.failed:
             what = f"standard output cannot be written ({error.strerror}); send it to another place"

@@ -80,10 +80,14 @@ class Checkpoint:
             raise ValueError(f"{what}; load it again") from error
         return model.eval()
 
-    def decoding(self, language: str | None = None) -> DecodingSettings:
-        """How it asks to be decoded. `language`, a code of two letters, is for checkpoints
-        of Whisper that know several."""
-        return read_settings(self.settings, self.decoder[0], language)
+    def decoding(
+        self, language: str | None = None, *,
+        task: str | None = None, timestamps: bool | None = None,
+    ) -> DecodingSettings:
+        """How it asks to be decoded. `language` (french, fr), `task` (transcribe,
+        translate) and `timestamps` are Whisper's; what is given counts before the file."""
+        asked: dict[str, Any] = dict(language=language, task=task, timestamps=timestamps)
+        return read_settings(self.settings, self.decoder[0], **asked)
 
     def tokenizer(self) -> Any:
         "What turns text into tokens and back; the errors are those of `load_tokenizer`."
@@ -100,12 +104,14 @@ def load_pretrained(
 
 
 def generation_settings(
-    folder_or_id: str | os.PathLike, *, language: str | None = None
+    folder_or_id: str | os.PathLike, *, language: str | None = None,
+    task: str | None = None, timestamps: bool | None = None,
 ) -> DecodingSettings:
     """How a checkpoint asks to be decoded, in generation_config.json or, in older ones,
-    in config.json. The errors are those of `Checkpoint`. Chapter *Real checkpoints*.
+    in config.json. The keywords and errors are those of `Checkpoint` and its `decoding`.
+    Chapter *Real checkpoints*.
     """
-    return Checkpoint(folder_or_id).decoding(language)
+    return Checkpoint(folder_or_id).decoding(language, task=task, timestamps=timestamps)
 
 # %% ../../../notebooks/pretrained/loading.ipynb #audio-embedding
 class AudioEmbedding(nn.Module):

@@ -8,7 +8,7 @@ __all__ = ['DecodingSettings', 'read_settings']
 
 # %% ../../../notebooks/pretrained/settings.ipynb #imports
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from ..decoder import StackConfig
 from ..encoder import Source
 from ..generation import EncoderDecoder, Step, generate, generate_steps, greedy
 from .folder import JsonFile, take_tokens
+from .prompts import Timestamps, read_prompt
 from .rules import Constraints, Sampling, pooled_beam_search
 from ..strategies import sampler
 
@@ -58,9 +59,10 @@ def _warn_of_cuts(
 _Found = list[list[tuple[int, ...]]]    # of each row its answers
 
 
-def _options(settings: "DecodingSettings", source: Source) -> dict[str, Any]:
-    prompt = torch.tensor([settings.prompt] * len(source), device=source.device)
-    asked = dict(prompt=prompt, constrain=settings.constrain)
+def _options(
+    settings: "DecodingSettings", model: EncoderDecoder, source: Source
+) -> dict[str, Any]:
+    asked = dict(prompt=settings.prompts(model, source), constrain=settings.constrain)
     return asked | dict(max_steps=settings.max_steps)
 
 
@@ -72,7 +74,7 @@ def _searched(
     if settings.sampling is not None:
         what = f"width is {settings.width} and sampling is set"
         raise ValueError(f"{what}; a beam draws nothing, so leave one of them out")
-    options = _options(settings, source) | dict(
+    options = _options(settings, model, source) | dict(
         width=settings.width, length_penalty=settings.length_penalty,
         early_stopping=settings.early_stopping,
         other_ends=settings.constraints.other_ends,
@@ -90,7 +92,7 @@ def _chosen(
     choose = greedy if settings.sampling is None else sampler(generator=generator)
     source = source.repeat_interleave(n, 0)
     mask = None if source_mask is None else source_mask.repeat_interleave(n, 0)
-    options = _options(settings, source) | dict(choose=choose, cache=Cache())
+    options = _options(settings, model, source) | dict(choose=choose, cache=Cache())
     rows = generate(model, source, mask, **options).tolist()
     ends, said = settings.constraints.ends, []
     for row in rows:
@@ -117,20 +119,34 @@ class DecodingSettings:
     sampling: Sampling | None = None    # what may be drawn; None: nothing is
     n_sequences: int = 1            # how many `sequences` gives of a row
     renormalize: bool = False       # whether the others share what may not come
+    languages: tuple[int, ...] = ()        # where none is named: second comes one of these
+    timestamps: Timestamps | None = None   # the rule for times, where they are asked for
 
     def constrain(self, logits: Tensor, tokens: Tensor) -> Tensor:
         "The logits that are left, or, renormalized, their log-probabilities."
         allowed = self.constraints(logits, tokens)
+        if self.timestamps is not None:
+            allowed = self.timestamps(allowed, tokens)
         if self.sampling is not None:
             allowed = self.sampling(allowed)
         return _shared(allowed) if self.renormalize else allowed
+
+    @torch.no_grad()
+    def prompts(self, model: EncoderDecoder, source: Source) -> Tensor:
+        "What is read first of each row: (batch, length). An unnamed language is heard."
+        prompt = torch.tensor([self.prompt], device=source.device).repeat(len(source), 1)
+        if self.languages:
+            known = torch.tensor(self.languages, device=source.device)
+            heard = model(source, prompt[:, :1])[:, -1, known]
+            prompt[:, 1] = known[heard.argmax(-1)]
+        return prompt
 
     def greedy_steps(
         self, model: EncoderDecoder, source: Source, source_mask: _Mask = None
     ) -> Iterator[Step]:
         "The steps of greedy decoding, as they come."
         _check_padding(model, source, source_mask)
-        options = _options(self, source)
+        options = _options(self, model, source)
         return generate_steps(model, source, source_mask, cache=Cache(), **options)
 
     def sequences(
@@ -166,35 +182,6 @@ class DecodingSettings:
         most = len(self.prompt) + max_new_tokens
         rules = replace(self.constraints, max_length=most)
         return replace(self, max_steps=max_new_tokens, constraints=rules)
-
-# %% ../../../notebooks/pretrained/settings.ipynb #prompt
-def _read_table(found: JsonFile, key: str) -> Mapping[str, Any]:
-    return table if isinstance(table := found.get(key), dict) else {}
-
-
-def _read_prompt(found: JsonFile, shape: StackConfig, language: str | None) -> tuple[int, ...]:
-    "The start symbol and, as Whisper has it, tokens for language, task and timestamps."
-    forced = found.get("forced_decoder_ids", [])
-    pairs = isinstance(forced, list) and all(
-        isinstance(pair, list) and len(pair) == 2 for pair in forced
-    )
-    if not pairs or [place for place, _ in forced] != [*range(1, len(forced) + 1)]:
-        raise found.refusal("forced_decoder_ids", "it must be [[1, token], [2, token] …]")
-    languages, tasks = _read_table(found, "lang_to_id"), _read_table(found, "task_to_id")
-    tokens = [shape.start_id, *(token for _, token in forced)]
-    if language is not None:
-        if (spoken := languages.get(f"<|{language}|>")) is None:
-            known = ", ".join(sorted(name.strip("<|>")[:9] for name in languages)[:200])
-            what = f"lang_to_id lacks the language {language[:20]!r}"
-            raise ValueError(f"{found.path}: {what}; known are {known or 'none'}")
-        task = [tasks["transcribe"]] if "transcribe" in tasks else []
-        tokens = [shape.start_id, spoken, *task]
-    elif None in tokens or (languages and len(tokens) == 1):
-        raise found.refusal("forced_decoder_ids", "give a language, as language='en'")
-    if (plain := found.get("no_timestamps_token_id")) not in (None, tokens[-1]):
-        tokens.append(plain)
-    prompt = JsonFile(found.path, {"prompt": tokens})
-    return take_tokens(prompt, "prompt", shape.vocab_size)
 
 # %% ../../../notebooks/pretrained/settings.ipynb #read-lengths
 _MOST = 10**7    # of a length; what asks for more is not believed
@@ -298,16 +285,17 @@ _NEUTRAL = {    # settings that change the choice, each where it does not
 
 
 def read_settings(
-    found: JsonFile, shape: StackConfig, language: str | None = None
+    found: JsonFile, shape: StackConfig, **asked: Any
 ) -> DecodingSettings:
-    """How a file asks that a decoder of this shape decodes.
+    """How a file asks that a decoder of this shape decodes; `asked` is for `read_prompt`.
 
     Raises ValueError, with the file, the key and the remedy, for what is not built
     here, such as a beam that samples. Chapter *How a checkpoint is decoded*.
     """
     found.require(_NEUTRAL, "decode by settings of your own")
-    prompt = _read_prompt(found, shape, language)
-    lengths = _read_lengths(found, shape, len(prompt))
+    prompt = read_prompt(found, shape, **asked)
+    read = len(prompt.tokens)
+    lengths = _read_lengths(found, shape, read)
     sampling, width = _read_sampling(found), found.number("num_beams", 1, 1, 1_000)
     n = found.number("num_return_sequences", 1, 1, 1_000)
     if sampling is None and n > width:
@@ -317,10 +305,12 @@ def read_settings(
         width=width,
         length_penalty=found.number("length_penalty", 1.0, -10.0, 10.0),
         early_stopping=found.choice("early_stopping", False, (True, False, "never")),
-        max_steps=lengths[1] - len(prompt),
-        prompt=prompt,
+        max_steps=lengths[1] - read,
+        prompt=prompt.tokens,
         sampling=sampling,
         n_sequences=n,
-        constraints=_read_constraints(found, shape, len(prompt), lengths),
+        constraints=_read_constraints(found, shape, read, lengths),
         renormalize=found.choice("renormalize_logits", False, (True, False)),
+        languages=prompt.languages,
+        timestamps=prompt.timestamps,
     )

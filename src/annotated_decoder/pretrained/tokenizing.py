@@ -18,12 +18,12 @@ from .folder import JsonFile, one_line
 
 
 # %% ../../../notebooks/pretrained/tokenizing.ipynb #pair-parts
-def _import_extra(name: str) -> Any:
-    "A module of the extra; ModuleNotFoundError with what to install where it is missing."
+def _import_extra(name: str, extra: str = "pretrained") -> Any:
+    "A module of an extra; ModuleNotFoundError with what to install where it is missing."
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        what = f'{name} is not installed; pip install "annotated-decoder[pretrained]"'
+        what = f'{name} is not installed; pip install "annotated-decoder[{extra}]"'
         raise ModuleNotFoundError(what) from error
 
 
