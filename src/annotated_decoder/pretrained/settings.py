@@ -55,8 +55,20 @@ def _warn_of_cuts(
         remedy = "decode with settings.limited(max_new_tokens) to allow more"
         warnings.warn(f"{what}; {remedy}", stacklevel=3)
 
-# %% ../../../notebooks/pretrained/settings.ipynb #search
+# %% ../../../notebooks/pretrained/settings.ipynb #prompts
 _Found = list[list[tuple[int, ...]]]    # of each row its answers
+
+
+@torch.no_grad()
+def _prompts(
+    settings: "DecodingSettings", model: EncoderDecoder, source: Source
+) -> Tensor:
+    prompt = torch.tensor([settings.prompt] * len(source), device=source.device)
+    if settings.languages:
+        known = torch.tensor(settings.languages, device=source.device)
+        heard = model(source, prompt[:, :1])[:, -1, known]
+        prompt[:, 1] = known[heard.argmax(-1)]
+    return prompt
 
 
 def _options(
@@ -66,6 +78,13 @@ def _options(
     return asked | dict(max_steps=settings.max_steps)
 
 
+def _is_cut(settings: "DecodingSettings", tokens: Sequence[int]) -> bool:
+    if len(tokens) < settings.max_steps:
+        return False
+    rules, before = settings.constraints, len(settings.prompt) + len(tokens) - 1
+    return bool(rules.forced(before)) or tokens[-1] not in rules.ends
+
+# %% ../../../notebooks/pretrained/settings.ipynb #search
 def _searched(
     settings: "DecodingSettings", model: EncoderDecoder, source: Source,
     source_mask: _Mask, generator: torch.Generator | None,
@@ -131,15 +150,9 @@ class DecodingSettings:
             allowed = self.sampling(allowed)
         return _shared(allowed) if self.renormalize else allowed
 
-    @torch.no_grad()
     def prompts(self, model: EncoderDecoder, source: Source) -> Tensor:
         "What is read first of each row: (batch, length). An unnamed language is heard."
-        prompt = torch.tensor([self.prompt], device=source.device).repeat(len(source), 1)
-        if self.languages:
-            known = torch.tensor(self.languages, device=source.device)
-            heard = model(source, prompt[:, :1])[:, -1, known]
-            prompt[:, 1] = known[heard.argmax(-1)]
-        return prompt
+        return _prompts(self, model, source)
 
     def greedy_steps(
         self, model: EncoderDecoder, source: Source, source_mask: _Mask = None
@@ -153,9 +166,8 @@ class DecodingSettings:
         self, model: EncoderDecoder, source: Source, source_mask: _Mask = None,
         generator: torch.Generator | None = None,
     ) -> _Found:
-        """Of each row the `n_sequences` best of the beam, best first, or so many
-        draws: no prompt, and the end symbol where it came. Greedily there is one.
-        """
+        """Of each row the `n_sequences` best of the beam, best first, or so many draws:
+        no prompt, and the end symbol where it came. Greedily there is one."""
         _check_padding(model, source, source_mask)
         search = _searched if self.width > 1 else _chosen
         return search(self, model, source, source_mask, generator)
@@ -172,10 +184,7 @@ class DecodingSettings:
 
     def is_cut(self, tokens: Sequence[int]) -> bool:
         "Whether the limit ended an answer, or forced its end, and not the model."
-        if len(tokens) < self.max_steps:
-            return False
-        rules, before_last = self.constraints, len(self.prompt) + len(tokens) - 1
-        return bool(rules.forced(before_last)) or tokens[-1] not in rules.ends
+        return _is_cut(self, tokens)
 
     def limited(self, max_new_tokens: int) -> "DecodingSettings":
         "The same settings with another limit, in tokens after the prompt."
