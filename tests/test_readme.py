@@ -38,7 +38,7 @@ def typed(folder, *command):
 def test_readme_has_the_recipes_that_are_tried_here():
     assert len(COMMANDS) == 5 and len(PYTHON) == 1
     others = [line.split()[:2] for line in SHELL if line not in COMMANDS]
-    assert others == [["pip", "install"], ["annotated-decoder", "translate"]]
+    assert others == [["pip", "install"], ["annotated-decoder", "translate"], ["annotated-decoder", "transcribe"]]
 
 
 @pytest.mark.parametrize("line", COMMANDS)
