@@ -170,7 +170,7 @@ def pooled_beam_search(
     for n in range(1, beam.limit + 1):
         total, token = beam.candidates(2 * width)           # (b w k); half may end
         filled = torch.tensor([bool(pool.hypotheses) for pool in pools])
-        check_allowed(total.flatten(1), filled.to(source.device))
+        check_allowed(total.flatten(1), filled.to(source.device), n)
         slot, token, total = beam.best_of(total, 2 * width, token, total)      # (b 2w)
         ended = (token == end_id) | (n == beam.limit)
         for row, place in ended[:, :width].nonzero().tolist():
