@@ -9,8 +9,7 @@ __all__ = ['EncoderDecoder', 'Step', 'greedy', 'check_allowed', 'Request', 'Rows
 # %% ../../notebooks/10_generation.ipynb #imports
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from numbers import Integral
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -215,7 +214,7 @@ def _check_request(
         if n_prompt > config.max_len:
             raise ValueError(f"the prompt has {n_prompt} tokens; this decoder has positions for 1 to {config.max_len}")
     limit = config.max_len - n_prompt + 1    # the last token written is never read
-    if max_steps is not None and not (isinstance(max_steps, Integral) and 1 <= max_steps <= limit):
+    if max_steps is not None and not (isinstance(max_steps, SupportsIndex) and 1 <= max_steps <= limit):
         raise ValueError(f"max_steps is {max_steps}; after a prompt of {n_prompt} there are positions for 1 to {limit}")
     return max_steps or limit
 

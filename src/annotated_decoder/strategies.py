@@ -9,8 +9,7 @@ __all__ = ['top_k', 'top_p', 'sampler', 'Hypothesis', 'highest', 'Beam', 'beam_s
 # %% ../../notebooks/12_strategies.ipynb #imports
 from collections.abc import Callable
 from dataclasses import dataclass
-from numbers import Integral
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -30,7 +29,7 @@ def top_k(
     Raises ValueError for k below 1, or not whole.
     Chapter *Choosing the token*; Fan et al. 2018.
     """
-    if not isinstance(k, Integral) or k < 1:
+    if not isinstance(k, SupportsIndex) or k < 1:
         raise ValueError(f"k is {k}; keep at least 1 token, a whole number of them")
     dropped = logits.argsort(dim=-1, descending=True, stable=True)[:, k:]
     return logits.scatter(-1, dropped, -torch.inf)
@@ -124,7 +123,7 @@ class Beam(Rows):
         request: Request, width: int, length_penalty: float = 0.0,
         cache: Cache | None = None,
     ):
-        if not isinstance(width, Integral) or width < 1:
+        if not isinstance(width, SupportsIndex) or width < 1:
             raise ValueError(f"width is {width}; keep at least 1 hypothesis")
         if not -10 <= length_penalty <= 10:
             given = f"length_penalty is {length_penalty}"
@@ -198,8 +197,7 @@ def beam_search(
     and not the prompt. Sums run in float64, so that a beam of 1 takes what greedy
     decoding takes; memory and cache take `width` times the bytes. `request` holds
     what a `Request` does, an empty `cache` may be given. Raises ValueError as `Beam`
-    does, where no slot has a token left, and for NaN or +∞ as a score.
-    Chapter *Choosing the token*.
+    and `generate_steps` do. Chapter *Choosing the token*.
     """
     asked = Request(**request)
     beam = Beam(model, source, source_mask, asked, width, length_penalty, cache)
