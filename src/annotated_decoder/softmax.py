@@ -19,7 +19,7 @@ def _above_zero(temperature: float, dtype: torch.dtype) -> float:
         wanted = "it must be above 0 and finite (for 0, take the argmax)"
         raise ValueError(f"temperature is {temperature}; {wanted}")
     numbers = torch.finfo(dtype)
-    return min(max(temperature, numbers.tiny), numbers.max)
+    return min(max(float(temperature), numbers.tiny), numbers.max)
 
 
 def _check_loss(targets: Tensor, mask: Tensor | None, smoothing: float) -> None:

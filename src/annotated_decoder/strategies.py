@@ -75,9 +75,9 @@ def sampler(
         return top_p(logits if k is None else top_k(logits, k), p)
 
     def choose(logits: Float[Tensor, "batch vocab"]) -> Int[Tensor, "batch"]:
-        least, most = (getattr(torch.finfo(logits.dtype), x) for x in ("tiny", "max"))
+        numbers = torch.finfo(logits.dtype)    # past them it rounds to 0 or ∞
+        heat = min(max(float(temperature), numbers.tiny), numbers.max)
         logits = logits - logits.amax(-1, keepdim=True)    # no overflow
-        heat = min(max(temperature, least), most)    # neither 0 nor ∞, when rounded
         shares = softmax(filtered(logits / heat))
         return torch.multinomial(shares, 1, generator=generator).squeeze(-1)
 

@@ -165,7 +165,7 @@ def pooled_beam_search(
         raise ValueError(f"{given}; give False, True or 'never'")
     asked, end_id = Request(**request), model.decoder.config.end_id
     beam = Beam(model, source, source_mask, asked, width, length_penalty)
-    rule = width, length_penalty, early_stopping, beam.limit
+    rule = width, beam.length_penalty, early_stopping, beam.limit
     pools = [Pool(*rule) for _ in source]
     for n in range(1, beam.limit + 1):
         total, token = beam.candidates(2 * width)           # (b w k); half may end
