@@ -13,6 +13,7 @@ from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -164,6 +165,7 @@ def trained_on(source, target):
 
 
 NAN, INF, ROW = float("nan"), float("inf"), torch.zeros(1, 5)
+NOT_WHOLE, COLD = (0, -2, 2.5, 2.0, NAN, INF), (0, 0.0, -1, NAN, INF, -INF)
 REFUSED = {  # the call: the value, the remedy
     "an unknown strategy": (decoded(generate, choose="beam"), "choose is 'beam'", "give a function"),
     "no constraint": (decoded(generate, constrain="none"), "constrain is 'none'", "give a function"),
@@ -173,20 +175,19 @@ REFUSED = {  # the call: the value, the remedy
     "training mode, beam": (decoded(beam_search, lambda m: m.train()), "training mode", "call model.eval()"),
     "a used cache": (decoded(generate, cache=used_cache()), "cache has 2 tokens", "make a new one"),
     "a cache left halfway": (decoded(generate, cache=broken_cache()), "keys of 1 tokens", "make a new cache"),
-    "no steps": (decoded(generate, max_steps=0), "max_steps is 0", "1 to 12"),
     "too many steps": (decoded(beam_search, max_steps=13), "max_steps is 13", "1 to 12"),
-    "width 0": (decoded(beam_search, width=0), "width is 0", "at least 1"),
-    "width -3": (decoded(beam_search, width=-3), "width is -3", "at least 1"),
     **{
         f"length penalty {x}": (decoded(beam_search, length_penalty=x), f"length_penalty is {x}", "give 0 for none")
         for x in (NAN, INF, -INF, 1e300, 10.5, -10.5)
     },
-    **{f"temperature {x}": (lambda x=x: sampler(x), f"temperature is {x}", "above 0") for x in (0.0, -1.0, NAN, -INF)},
-    **{f"softmax {x}": (lambda x=x: softmax(ROW, x), f"temperature is {x}", "above 0") for x in (0, -0.5, NAN)},
+    **{f"temperature {x}": (lambda x=x: sampler(x), f"temperature is {x}", "above 0 and finite") for x in COLD},
+    **{f"softmax {x}": (lambda x=x: softmax(ROW, x), f"temperature is {x}", "above 0 and finite") for x in COLD},
     **{f"p {x}": (lambda x=x: top_p(ROW, x), f"p is {x}", "above 0 and at most 1") for x in (0, -0.1, 1.1, NAN, INF)},
     **{f"sampler p {x}": (lambda x=x: sampler(p=x), f"p is {x}", "above 0 and at most 1") for x in (0, 1.1, NAN)},
-    **{f"k {x}": (lambda x=x: top_k(ROW, x), f"k is {x}", "at least 1") for x in (0, -2)},
-    **{f"sampler k {x}": (lambda x=x: sampler(k=x), f"k is {x}", "at least 1") for x in (0, -2)},
+    **{f"k {x}": (lambda x=x: top_k(ROW, x), f"k is {x}", "at least 1") for x in NOT_WHOLE},
+    **{f"sampler k {x}": (lambda x=x: sampler(k=x), f"k is {x}", "at least 1") for x in NOT_WHOLE},
+    **{f"width {x}": (decoded(beam_search, width=x), f"width is {x}", "at least 1") for x in NOT_WHOLE},
+    **{f"max_steps {x}": (decoded(generate, max_steps=x), f"max_steps is {x}", "1 to 12") for x in NOT_WHOLE},
     "memory mask of floats": (keys_values(torch.ones(2, 3)), "mask is torch.float32", "torch.bool of shape (2, 3)"),
     "memory mask across": (keys_values(mask(2, 2, 2)), "of shape (3, 2)", "torch.bool of shape (2, 3)"),
     "memory mask of one row": (keys_values(mask(3)), "of shape (1, 3)", "torch.bool of shape (2, 3)"),
@@ -204,6 +205,51 @@ REFUSED = {  # the call: the value, the remedy
 @pytest.mark.parametrize("call, value, remedy", REFUSED.values(), ids=REFUSED)
 def test_an_argument_that_cannot_work_is_refused(call, value, remedy):
     refusal(ValueError, call, value, remedy)
+
+
+@pytest.mark.parametrize("source, source_mask, value, remedy", SOURCES.values(), ids=SOURCES)
+def test_a_compiled_model_refuses_what_the_model_does(source, source_mask, value, remedy):
+    compiled = torch.compile(model(), backend="eager")
+    refusal(ValueError, lambda: generate(compiled, source, source_mask), value, remedy)
+
+
+def test_a_compiled_model_gives_the_same_answers():
+    made, source, real = model(), ids(2, 4), mask(4, 2)
+    compiled = torch.compile(made, backend="eager")
+    assert torch.equal(generate(compiled, source, real, cache=Cache()), generate(made, source, real, cache=Cache()))
+    assert beam_search(compiled, source, real, width=2) == beam_search(made, source, real, width=2)
+    assert torch.allclose(compiled(source, ids(2, 3), real), made(source, ids(2, 3), real))
+    refusal(ValueError, lambda: generate(torch.compile(model().train(), backend="eager"), source), "training mode")
+
+
+long = dict(max_len=130, vocab_size=5, end_bias=-2.0)
+KINDS = {  # an option: a whole number, and what it does
+    **{f"length_penalty {x}": (x, lambda x: beam_search(model(**long), ids(1, 3, 0, 5), width=3, length_penalty=x))
+       for x in (-10, -1, 0, 1, 10)},
+    **{f"pooled {x}": (x, lambda x: pooled_beam_search(model(), ids(1, 3), width=3, length_penalty=x))
+       for x in (-10, -1, 0, 1, 10)},
+    **{f"temperature {x}": (x, lambda x: softmax(noise(2, 5), x).tolist()) for x in (1, 3, 10**30)},
+    "sampler": (2, lambda x: sampler(x, generator=torch.Generator().manual_seed(1))(noise(9, 5)).tolist()),
+    "p": (1, lambda x: top_p(noise(2, 5), x).tolist()),
+    "smoothing": (0, lambda x: loss(smoothing=x)().item()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("whole_number, call", KINDS.values(), ids=KINDS)
+def test_a_whole_number_means_what_the_float_does(whole_number, call):
+    assert call(whole_number) == call(float(whole_number)) == call(np.float64(whole_number))
+    if abs(whole_number) < 2**63:
+        assert call(np.int64(whole_number)) == call(float(whole_number))
+
+
+def test_outputs_so_long_that_whole_numbers_would_overflow():
+    [found] = beam_search(model(**long), ids(1, 3, 0, 5), width=3)
+    assert max(len(h.tokens) for h in found) ** 10 > 2**63    # or the law above says nothing of them
+
+
+@pytest.mark.parametrize("count", [lambda x: top_k(ROW, x), lambda x: beam_search(model(), ids(1, 3), width=x)])
+def test_numpy_counts_as_python_does(count):
+    assert str(count(np.int64(2))) == str(count(2))
 
 
 SHAPES = [

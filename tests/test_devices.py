@@ -24,7 +24,7 @@ from annotated_decoder.softmax import wide
 from annotated_decoder.strategies import beam_search, sampler
 from annotated_decoder.trained import model_file
 from annotated_decoder.trained.model_file import find_device
-from annotated_decoder.training import TrainingConfig, collate, loss_of, take_gradient
+from annotated_decoder.training import Example, TrainingConfig, collate, loss_of, take_gradient
 
 
 @contextlib.contextmanager
@@ -88,6 +88,41 @@ def test_nothing_is_made_elsewhere_than_beside_the_inputs(way):
     with elsewhere():
         assert torch.empty(1).is_meta
         assert as_lists(WAYS[way](made)) == here
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("penalty", [0.0, 1.0])
+def test_a_beam_that_sums_in_single_precision_finds_the_same_tokens(seed, penalty, monkeypatch):
+    made, source = model(seed, torch.float32, end_bias=1.0), ids(4, 5, seed)
+    doubled = beam_search(made, source, width=4, length_penalty=penalty)
+    monkeypatch.setattr(strategies, "wide", torch.Tensor.float)
+    single = beam_search(made, source, width=4, length_penalty=penalty)
+    assert [[h.tokens for h in row] for row in single] == [[h.tokens for h in row] for row in doubled]
+
+
+def test_a_step_of_training_asks_for_no_double_precision():
+    made = model(dtype=torch.float32, dropout=0.1)
+    with Narrow():
+        take_gradient(made, collate([Example([4, 5, 2], [4, 5])]), TrainingConfig(), 0)
+
+
+ELSEWHERE = {  # what is on another device than the model: the call
+    "source": lambda decode: decode(model(), SOURCE[0].to("meta"), SOURCE[1]),
+    "source mask": lambda decode: decode(model(), SOURCE[0], SOURCE[1].to("meta")),
+    "prompt": lambda decode: decode(model(), *SOURCE, prompt=PROMPT.to("meta")),
+}
+
+
+@pytest.mark.parametrize("decode", [generate, beam_search])
+@pytest.mark.parametrize("name, call", ELSEWHERE.items(), ids=ELSEWHERE)
+def test_what_is_elsewhere_than_the_model_is_refused(name, call, decode):
+    with pytest.raises(ValueError, match=rf"the {name} is on meta, the model on cpu; move it there, with .to\('cpu'\)"):
+        call(decode)
+
+
+def test_a_model_elsewhere_than_its_source_is_refused():
+    with pytest.raises(ValueError, match="the source is on cpu, the model on meta; move it there"):
+        generate(model().to("meta"), *SOURCE)
 
 
 def test_attention_is_recorded_beside_the_inputs():

@@ -180,3 +180,16 @@ def test_every_answer_falls_into_the_bin_of_its_probability(answers, bins):
 def test_of_no_answers_there_is_no_reliability():
     with pytest.raises(ValueError, match="there are no answers to sort into bins"):
         reliability([])
+
+
+@pytest.mark.parametrize("ask", [edits_of, score, intervals, report, by_length])
+@pytest.mark.parametrize("listed", [{}, {"abc": []}, {"abc": [("B",), ()]}])
+def test_a_word_with_nothing_to_compare_it_with_is_named(ask, listed):
+    with pytest.raises(ValueError, match="'abc' has no listed pronunciation, or an empty one; list one, or leave"):
+        ask({"abc": ["B"]}, listed)
+
+
+@pytest.mark.parametrize("said", [{}, {"x" * (MAX_LETTERS + 1): ["B"]}])
+def test_without_a_group_there_is_no_report_by_length(said):
+    with pytest.raises(ValueError, match="no words of 1 to 24 letters to score; give at least one"):
+        by_length(said, {word: [("B",)] for word in said})

@@ -27,7 +27,9 @@ from torch.testing import assert_close
 
 from annotated_decoder.caching import Cache
 from annotated_decoder.encoder_outputs import END, PAD, START, pad
+from annotated_decoder.fast_decoding import StaticCache, fast
 from annotated_decoder.generation import EncoderDecoder, Request, Rows, generate, generate_steps, greedy
+from annotated_decoder.pretrained.rules import pooled_beam_search
 from annotated_decoder.strategies import beam_search, sampler
 
 caches = st.sampled_from([lambda: None, Cache])
@@ -327,3 +329,162 @@ def test_a_module_without_a_check_is_taken_at_its_word():
     assert generate(made, noise(2, 4, 5), max_steps=1).shape == (2, 1)
     with pytest.raises(ValueError, match="give token ids"):
         generate(model(), noise(2, 4, 5))
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+def draw(logits):
+    return sampler(generator=torch.Generator().manual_seed(0))(logits)
+
+
+DECODERS = {
+    "greedily": generate,
+    "with a cache": lambda *args, **options: generate(*args, cache=Cache(), **options),
+    "in a room": lambda *args, **options: generate(*args, cache=StaticCache(12), **options),
+    "fast": lambda made, *args, **options: generate(fast(made), *args, cache=Cache(), **options),
+    "by drawing": lambda *args, **options: generate(*args, choose=draw, **options),
+    "with a beam": lambda *args, **options: beam_search(*args, width=3, **options),
+    "with a pool": lambda *args, **options: pooled_beam_search(*args, width=3, **options),
+}
+decoders = pytest.mark.parametrize("decode", DECODERS.values(), ids=DECODERS)
+NUMBERS = {NAN: "nan", INF: "inf", -INF: "-inf"}
+
+
+def poisoned_weight(x):
+    "Every logit is x."
+    made = model()
+    with torch.no_grad():
+        made.projection.bias.fill_(x)
+    return made
+
+
+def poisoned_token(x):
+    "One logit of all is x."
+    made = model(end_bias=-1e9)
+    with torch.no_grad():
+        made.projection.bias[5] = x
+    return made
+
+
+class Late(EncoderDecoder):
+    "The second source's logits hold `x` from the fourth token on."
+
+    def decode(self, tokens, memory, memory_mask=None, cache=None):
+        logits, n = super().decode(tokens, memory, memory_mask, cache), len(memory) // 2
+        if (tokens.shape[1] if cache is None else cache.length) > 3:
+            logits[n:, :, 4] = self.x
+        return logits
+
+
+@decoders
+@pytest.mark.parametrize("x", NUMBERS)
+def test_weights_that_give_no_number_end_the_decode(decode, x):
+    with pytest.raises(ValueError, match=r"step 1: rows \[0, 1\] have NaN, \+∞ or only −∞ for logits; look for them"):
+        decode(poisoned_weight(x), ids(2, 4))
+
+
+@decoders
+@pytest.mark.parametrize("x", [NAN, INF])
+def test_one_logit_that_is_no_number_ends_the_decode(decode, x):
+    with pytest.raises(ValueError, match=r"step 1: rows \[0\] have NaN"):
+        decode(poisoned_token(x), ids(1, 4))
+
+
+@decoders
+def test_a_logit_of_minus_infinity_forbids_a_token(decode):
+    found = decode(poisoned_token(-INF), ids(2, 4), max_steps=4)
+    said = found if isinstance(found, torch.Tensor) else [h.tokens for row in found for h in row]
+    assert len(said) and all(5 not in list(map(int, row)) for row in said)
+
+
+@decoders
+@pytest.mark.parametrize("x", [NAN, INF])
+def test_the_row_and_the_step_are_named(decode, x):
+    made = model(kind=Late, end_bias=-1e9)
+    made.x = x
+    with pytest.raises(ValueError, match=r"step 4: rows \[1\] have NaN"):
+        decode(made, ids(2, 4))
+
+
+@decoders
+def test_a_memory_that_is_no_number_ends_the_decode_and_padding_may_be_any(decode):
+    made, source, real = model(), ids(2, 4), mask(4, 2)
+
+    def spoil(columns):
+        def hook(module, inputs, memory):
+            memory[1, columns] = NAN
+
+        return made.encoder.register_forward_hook(hook)
+
+    clean = decode(made, source, real)
+    listener = spoil(slice(2, None))    # the padded ones
+    found = decode(made, source, real)
+    assert torch.equal(found, clean) if isinstance(found, torch.Tensor) else found == clean
+    listener.remove()
+    spoil(slice(0, 1))
+    with pytest.raises(ValueError, match=r"step 1: rows \[1\] have NaN"):
+        decode(made, source, real)
+
+
+@decoders
+@pytest.mark.parametrize("x", [NAN, INF])
+def test_a_constraint_that_gives_no_number_is_refused(decode, x):
+    def constrain(scores, tokens):
+        return scores.index_fill(1, torch.tensor([6]), x) if tokens.shape[1] == 3 else scores
+
+    with pytest.raises(ValueError, match=r"step 3: rows \[0, 1\] get NaN or \+∞ from constrain; give finite scores"):
+        decode(model(end_bias=-1e9), ids(2, 4), constrain=constrain)
+
+
+@decoders
+def test_a_constraint_that_forbids_all_is_named_with_its_step(decode):
+    def constrain(scores, tokens):
+        return scores.fill_(-INF) if tokens.shape[1] == 3 else scores
+
+    with pytest.raises(ValueError, match=r"step 3: rows \[0, 1\] have no token left to choose; forbid fewer"):
+        decode(model(end_bias=-1e9), ids(2, 4), constrain=constrain)
+
+
+OTHERS = {
+    "another width": (lambda scores: scores[:, 1:], r"torch.float64 of shape \(\d, 10\) on cpu; give torch.float64 of"),
+    "other rows": (lambda scores: scores[:1], r"torch.float64 of shape \(1, 11\) on cpu; give torch.float64 of shape"),
+    "another precision": (lambda scores: scores.float(), "torch.float32 of shape .* on cpu; give torch.float64"),
+    "another device": (lambda scores: scores.to("meta"), "torch.float64 of shape .* on meta; give torch.float64"),
+    "a mask": (lambda scores: scores > 0, "torch.bool of shape .* on cpu; give torch.float64"),
+    "nothing": (lambda scores: None, "None; give torch.float64"),
+}
+
+
+@decoders
+@pytest.mark.parametrize("change, message", OTHERS.values(), ids=OTHERS)
+def test_a_constraint_gives_what_it_got(decode, change, message):
+    with pytest.raises(ValueError, match=f"constrain gives {message}"):
+        decode(model(), ids(2, 4), constrain=lambda scores, tokens: change(scores))
+
+
+@pytest.mark.parametrize("decode", [d for name, d in DECODERS.items() if name != "with a pool"])    # which never ends
+def test_a_row_that_has_ended_may_have_any_logits(decode):
+    made = model()
+    with torch.no_grad():
+        made.decoder.embedding.tokens.weight[PAD] = NAN    # which is read behind an end alone
+
+    def constrain(scores, tokens):
+        allowed = scores.index_fill(1, torch.tensor([PAD, END]), -INF)
+        if tokens.shape[1] == 2:
+            allowed[: len(scores) // 2] = -INF
+            allowed[: len(scores) // 2, END] = 0.0
+        return allowed
+
+    found = decode(made, ids(2, 4), constrain=constrain, max_steps=5)
+    first, second = found.tolist() if isinstance(found, torch.Tensor) else (row[0].tokens for row in found)
+    assert END == first[1] and len(second) == 5 and END not in second
+
+
+@decoders
+def test_without_a_mask_padding_is_a_token_like_others(decode):
+    made, source = model(), torch.tensor([[4, 5, PAD, PAD], [6, 7, 8, 9]])
+    found, told = decode(made, source), decode(made, source, mask(4, 4))
+    assert torch.equal(found, told) if isinstance(found, torch.Tensor) else found == told
+    logits = [next(generate_steps(made, source, real)).logits[0] for real in (None, mask(2, 4))]
+    assert not torch.allclose(*logits)

@@ -515,5 +515,5 @@ def test_a_step_without_a_finite_logit_is_refused(exported, monkeypatch):
         return logits, past
 
     monkeypatch.setattr(OnnxModel, "step", broken)
-    with pytest.raises(ValueError, match=r"no finite logit in rows \[1\] at step 0; look at the weights"):
+    with pytest.raises(ValueError, match=r"step 1: rows \[1\] have NaN, \+∞ or only −∞ for logits; look"):
         generate_onnx(files, ids(3, 4).numpy())

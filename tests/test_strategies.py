@@ -327,3 +327,11 @@ def test_the_highest_are_those_of_a_whole_stable_sort(rows, k):
     best, place = highest(scores, k)
     assert torch.equal(place, scores.argsort(dim=-1, descending=True, stable=True)[:, :k])
     assert torch.equal(best.nan_to_num(9.0), scores.gather(1, place).nan_to_num(9.0))
+
+
+@pytest.mark.parametrize("width", [1, 4, 20])
+def test_a_search_keeps_width_rows_for_each_source_and_no_more(width):
+    made, source, cache = model(end_bias=-1e9), ids(3, 5), Cache()
+    beam_search(made, source, mask(5, 3, 4), width=width, max_steps=6, cache=cache)
+    layers, d_model, number = 2, 8, 8    # bytes of a float64
+    assert cache.nbytes == 2 * layers * (3 * width) * (5 + 6) * d_model * number    # the source and the tokens read

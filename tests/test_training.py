@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from small import dtypes, few, seeds
 from speller import WORDS, examples_of, small_pronouncer
 
+from annotated_decoder import training
 from annotated_decoder.encoder_outputs import END, PAD, START
 from annotated_decoder.softmax import cross_entropy
 from annotated_decoder.training import Example, TrainingConfig, batches, collate, optimizers_for, take_gradient, train
@@ -241,3 +242,26 @@ def test_the_rate_rises_to_its_peak_after_a_tenth_and_falls_and_momentum_goes_th
 def test_a_training_configuration_is_frozen():
     with pytest.raises(AttributeError):
         TrainingConfig().epochs = 3
+
+
+def test_a_training_seeds_no_chip_that_it_does_not_use(monkeypatch):
+    trained, seeded = small_pronouncer(dropout=0.2), []
+    for chip, name in ((torch.cuda, "manual_seed_all"), (torch.mps, "manual_seed"), (torch.xpu, "manual_seed_all")):
+        monkeypatch.setattr(chip, name, seeded.append)
+    train(trained.model, examples_of(trained), TrainingConfig(epochs=1), progress=False)
+    assert not seeded
+    torch.manual_seed(3)
+    assert seeded == [3] * 3    # which would have been noticed
+
+
+@pytest.mark.parametrize("kind", ["cuda", "xpu"])
+def test_dropout_on_a_chip_has_the_seed_and_the_chip_goes_on_as_before(kind, monkeypatch):
+    chips = [torch.Generator().manual_seed(7 + i) for i in range(3)]
+    monkeypatch.setattr(getattr(torch, kind), "default_generators", tuple(chips))
+    before = [chip.get_state() for chip in chips]
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt), training._seeded(torch.device(kind, 1), 5):
+            assert [chip.initial_seed() for chip in chips] == [7, 5, 9] and torch.initial_seed() == 5
+            torch.rand(3, generator=chips[1])
+            raise KeyboardInterrupt
+    assert all(torch.equal(chip.get_state(), state) for chip, state in zip(chips, before, strict=True))

@@ -14,11 +14,12 @@ from torch import Tensor
 
 # %% ../../notebooks/09_softmax.ipynb #refused
 def _above_zero(temperature: float, dtype: torch.dtype) -> float:
-    "The temperature, but no smaller than what a dtype can tell from 0; ValueError if it is not above 0."
-    if not temperature > 0:
-        wanted = "it must be above 0 (for 0, take the argmax)"
+    "The temperature, or the nearest that a dtype can tell from 0 and from ∞; ValueError if it is one of these."
+    if not 0 < temperature < torch.inf:
+        wanted = "it must be above 0 and finite (for 0, take the argmax)"
         raise ValueError(f"temperature is {temperature}; {wanted}")
-    return max(temperature, torch.finfo(dtype).tiny)
+    numbers = torch.finfo(dtype)
+    return min(max(float(temperature), numbers.tiny), numbers.max)
 
 
 def _check_loss(targets: Tensor, mask: Tensor | None, smoothing: float) -> None:
@@ -37,7 +38,7 @@ def softmax(
 ) -> Float[Tensor, "*batch vocab"]:
     """exp(logits / temperature), divided by its sum: shares of 1, none negative.
 
-    Raises ValueError for a temperature that is not above 0.
+    Raises ValueError for a temperature that is not above 0, or not finite.
     Chapter *Softmax*.
     """
     temperature = _above_zero(temperature, logits.dtype)

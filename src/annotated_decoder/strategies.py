@@ -9,7 +9,7 @@ __all__ = ['top_k', 'top_p', 'sampler', 'Hypothesis', 'highest', 'Beam', 'beam_s
 # %% ../../notebooks/12_strategies.ipynb #imports
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, SupportsIndex
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,11 +26,11 @@ def top_k(
 ) -> Float[Tensor, "batch vocab"]:
     """The k highest logits of a row, others −inf; of equals the lower ids stay.
 
-    Raises ValueError for k below 1.
+    Raises ValueError for k below 1, or not whole.
     Chapter *Choosing the token*; Fan et al. 2018.
     """
-    if k < 1:
-        raise ValueError(f"k is {k}; keep at least 1 token")
+    if not isinstance(k, SupportsIndex) or k < 1:
+        raise ValueError(f"k is {k}; keep at least 1 token, a whole number of them")
     dropped = logits.argsort(dim=-1, descending=True, stable=True)[:, k:]
     return logits.scatter(-1, dropped, -torch.inf)
 
@@ -67,17 +67,18 @@ def sampler(
     Raises ValueError for a value that cannot work.
     Chapter *Choosing the token*.
     """
-    if not temperature > 0:
-        remedy = "it must be above 0 (for 0, choose greedily)"
+    if not 0 < temperature < torch.inf:
+        remedy = "it must be above 0 and finite (for 0, choose greedily)"
         raise ValueError(f"temperature is {temperature}; {remedy}")
 
     def filtered(logits: Tensor) -> Tensor:
         return top_p(logits if k is None else top_k(logits, k), p)
 
     def choose(logits: Float[Tensor, "batch vocab"]) -> Int[Tensor, "batch"]:
-        coldest = torch.finfo(logits.dtype).tiny   # less rounds to 0
+        numbers = torch.finfo(logits.dtype)    # past them it rounds to 0 or ∞
+        heat = min(max(float(temperature), numbers.tiny), numbers.max)
         logits = logits - logits.amax(-1, keepdim=True)    # no overflow
-        shares = softmax(filtered(logits / max(temperature, coldest)))
+        shares = softmax(filtered(logits / heat))
         return torch.multinomial(shares, 1, generator=generator).squeeze(-1)
 
     filtered(torch.zeros(1, 1))    # a k or p that cannot work is refused here
@@ -122,14 +123,15 @@ class Beam(Rows):
         request: Request, width: int, length_penalty: float = 0.0,
         cache: Cache | None = None,
     ):
-        if width < 1:
+        if not isinstance(width, SupportsIndex) or width < 1:
             raise ValueError(f"width is {width}; keep at least 1 hypothesis")
         if not -10 <= length_penalty <= 10:
             given = f"length_penalty is {length_penalty}"
             raise ValueError(f"{given}; give 0 for none, or up to 10")
+        self.length_penalty = float(length_penalty)    # whole numbers overflow
         self.kept = cache or Cache()    # the rows' cache, one that reorders
         super().__init__(model, source, source_mask, request, self.kept)
-        self.width, self.n_prompt = width, self.tokens.shape[1]
+        self.width = width
         self.memory = self.memory.repeat_interleave(width, 0)       # (b·w s d)
         self.tokens = self.tokens.repeat_interleave(width, 0)       # (b·w t)
         if source_mask is not None:
@@ -140,12 +142,18 @@ class Beam(Rows):
         self.total[:, 1:] = -torch.inf    # at first all slots hold one start
 
     def candidates(
-        self, k: int
+        self, k: int, finished: Bool[Tensor, "batch width"] | None = None
     ) -> tuple[Float[Tensor, "batch width k"], Int[Tensor, "batch width k"]]:
-        "Σ log p of every slot with each of its k best next tokens, and these."
-        log_p = self.allowed(log_softmax(wide(self.logits())))
+        """Σ log p of every slot with each of its k best next tokens, and these.
+
+        Nothing is asked of the scores of a slot that is `finished`, or not filled.
+        """
+        filled = self.total > -torch.inf
+        going = (filled if finished is None else filled & ~finished).flatten()
+        log_p = self.constrained(log_softmax(wide(self.logits(going))), going)
         best, token = (x.unflatten(0, (-1, self.width)) for x in highest(log_p, k))
-        return self.total[..., None] + best, token
+        total = self.total[..., None] + best
+        return total.where(filled[..., None], -torch.inf), token
 
     def best_of(
         self, scores: Tensor, n: int, token: Tensor, total: Tensor
@@ -187,9 +195,9 @@ def beam_search(
 
     The score is Σ log p / length^length_penalty; the length counts the end symbol
     and not the prompt. Sums run in float64, so that a beam of 1 takes what greedy
-    decoding takes. `request` is what a `Request` holds; an empty `cache` may be
-    given. Raises ValueError as `Beam` does, and where no slot has a token left.
-    Chapter *Choosing the token*.
+    decoding takes; memory and cache take `width` times the bytes. `request` holds
+    what a `Request` does, an empty `cache` may be given. Raises ValueError as `Beam`
+    and `generate_steps` do. Chapter *Choosing the token*.
     """
     asked = Request(**request)
     beam = Beam(model, source, source_mask, asked, width, length_penalty, cache)
@@ -197,12 +205,12 @@ def beam_search(
     lengths = torch.zeros_like(beam.total, dtype=torch.long)
     finished = torch.zeros_like(lengths, dtype=torch.bool)                 # (b w)
     for _ in range(beam.limit):
-        total, token = beam.candidates(width)      # 1: (b w k) twice
+        total, token = beam.candidates(width, finished)    # 1: (b w k) twice
         total[finished], token[finished] = -torch.inf, pad_id
         total[finished, 0] = beam.total[finished]       # 2: padding alone
-        check_allowed(total.flatten(1), finished.all(1))
+        check_allowed(total.flatten(1), finished.all(1), beam.step)
         lengths = lengths + ~finished
-        scores = total / wide(lengths[..., None]) ** length_penalty    # 3
+        scores = total / wide(lengths[..., None]) ** beam.length_penalty    # 3
         slot, token, total = beam.best_of(scores, width, token, total)  # 4: (b w)
         beam.go_on(slot, token, total)                       # 5
         lengths = lengths.gather(1, slot)
@@ -211,7 +219,7 @@ def beam_search(
             break
     return [
         [
-            Hypothesis(tuple(said[:n]), log_p, log_p / n**length_penalty)
+            Hypothesis(tuple(said[:n]), log_p, log_p / n**beam.length_penalty)
             for said, log_p, n in zip(*slots)
             if log_p > -torch.inf                      # else it was never filled
         ]

@@ -9,6 +9,7 @@ __all__ = ['Objective', 'Example', 'Batch', 'collate', 'batches', 'TrainingConfi
 # %% ../../notebooks/13_training.ipynb #imports
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -126,10 +127,9 @@ def logits_of(
 ) -> Float[Tensor, "batch target vocab"]:
     "A batch's logits under this step's dropout; others' chance is left alone."
     device = batch.source.device
-    forked = torch.random.fork_rng([device] if device.type == "cuda" else [])
+    seeded = _seeded(device, _seed_for(config.seed, 1, step))
     halved = torch.autocast(device.type, torch.bfloat16, enabled=config.bfloat16)
-    with forked, halved:
-        torch.manual_seed(_seed_for(config.seed, 1, step))
+    with seeded, halved:
         logits = model(batch.source, batch.inputs, batch.source_mask)
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
@@ -151,6 +151,25 @@ Objective = Callable[[EncoderDecoder, Batch, TrainingConfig, int], Tensor]
 def _seed_for(*numbers: int) -> int:
     "One seed made of several numbers, such that other numbers give an unrelated one."
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+@contextmanager
+def _seeded(device: torch.device, seed: int) -> Iterator[None]:
+    "This seed for what draws on the processor and on `device`, which then goes on as before; no other is touched."
+    generators = [torch.default_generator]
+    if device.type == "mps":
+        generators.append(torch.mps._get_default_mps_generator())
+    elif device.index is not None:    # torch.cuda, torch.xpu have one for each chip
+        there = getattr(getattr(torch, device.type), "default_generators", ())
+        generators += there[device.index :][:1]
+    before = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
+        yield
+    finally:
+        for generator, state in zip(generators, before):
+            generator.set_state(state)
 
 # %% ../../notebooks/13_training.ipynb #gradient
 def take_gradient(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..encoder import Source
 from ..encoder_outputs import END
-from ..generation import EncoderDecoder, Request
+from ..generation import EncoderDecoder, Request, check_allowed
 from ..softmax import softmax
 from ..strategies import Beam, Hypothesis, sampler, top_k, top_p
 
@@ -251,19 +251,6 @@ class Pool:
             hopeless = best / reach**self.penalty <= self.hypotheses[-1].score
             self.closed = self.closed or self.end is True or hopeless
 
-# %% ../../../notebooks/pretrained/rules.ipynb #candidates
-def _check_candidates(total: Tensor, pools: list[Pool], step: int) -> None:
-    "ValueError for NaN, and where no slot of a source has a token left to choose."
-    total = total.flatten(1)
-    if rows := total.isnan().any(-1).nonzero().flatten().tolist():
-        remedy = "look for it in the source, the weights and constrain"
-        raise ValueError(f"rows {rows} have NaN scores at step {step}; {remedy}")
-    stuck = (total == -torch.inf).all(-1).tolist()
-    empty = [not pool.hypotheses for pool in pools]
-    if rows := [i for i in range(len(pools)) if stuck[i] and empty[i]]:
-        what = f"rows {rows} have no token left to choose at step {step}"
-        raise ValueError(f"{what}; forbid fewer")
-
 # %% ../../../notebooks/pretrained/rules.ipynb #pool-search
 def pooled_beam_search(
     model: EncoderDecoder,
@@ -291,11 +278,12 @@ def pooled_beam_search(
     many = (len(ends) + 1) * width    # a slot may end in each way, `width` go on
     given = model, source, source_mask, Request(**request)
     beam = Beam(*given, width, length_penalty)
-    rule = width, length_penalty, end, beam.limit
+    rule = width, beam.length_penalty, end, beam.limit
     pools = [Pool(*rule) for _ in source]
     for n in range(1, beam.limit + 1):
         total, token = beam.candidates(many)                           # (b w k)
-        _check_candidates(total, pools, n)
+        filled = torch.tensor([bool(pool.hypotheses) for pool in pools])
+        check_allowed(total.flatten(1), filled.to(source.device), n)
         slot, token, total = beam.best_of(total, many, token, total)   # (b many)
         ended = torch.isin(token, token.new_tensor(ends)) | (n == beam.limit)
         for row, place in ended[:, :width].nonzero().tolist():

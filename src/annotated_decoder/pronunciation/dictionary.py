@@ -86,10 +86,13 @@ def edits_of(
 ) -> list[tuple[int, int]]:
     """For each word, the edits to its nearest listed pronunciation, the shorter one of two as near, and its length.
 
-    Raises ValueError where there is nothing to score.
+    Raises ValueError where there is nothing to score, or nothing to score it by.
     """
     if not predictions:
         raise ValueError("there are no predictions to score; give at least one word")
+    for word in predictions:
+        if not references.get(word) or not all(references[word]):
+            raise ValueError(f"{word!r} has no listed pronunciation, or an empty one; list one, or leave the word out")
     strip = list if stress else without_stress
     return [
         min((edit_distance(strip(predicted), strip(listed)), len(listed)) for listed in references[word])
@@ -103,7 +106,7 @@ def score(
     """Error rates against the nearest listed pronunciation of each word, the shorter one where two are as near.
 
     `wer` is the share of words with any error, `per` the edits over the phonemes of the nearest references.
-    Raises ValueError where there is nothing to score.
+    Raises ValueError where there is nothing to score, or nothing to score it by.
     Chapter *The dictionary and its scores*.
     """
     edits, lengths = zip(*edits_of(predictions, references, stress))
@@ -139,7 +142,10 @@ _LENGTHS = ((1, 4), (5, 6), (7, 8), (9, 10), (11, MAX_LETTERS))    # letters, fr
 def report(
     predictions: Mapping[str, Sequence[str]], references: Mapping[str, Sequence[Sequence[str]]]
 ) -> dict[str, dict[str, Any]]:
-    "Rates and intervals, `stressless` and `stressed`: what a model's notes keep of one group of words."
+    """Rates and intervals, `stressless` and `stressed`: what a model's notes keep of one group of words.
+
+    Raises ValueError where there is nothing to score.
+    """
     return {
         name: score(predictions, references, stress) | intervals(predictions, references, stress)
         for name, stress in (("stressless", False), ("stressed", True))
@@ -149,12 +155,17 @@ def report(
 def by_length(
     predictions: Mapping[str, Sequence[str]], references: Mapping[str, Sequence[Sequence[str]]]
 ) -> dict[str, dict[str, Any]]:
-    "The report of each group of words by the number of their letters; a group without words is left out."
+    """The report of each group of words by the number of their letters; a group without words is left out.
+
+    Raises ValueError where there is nothing to score.
+    """
     groups = {f"{low} to {high}": (low, high) for low, high in _LENGTHS}
     found = {
         name: {word: said for word, said in predictions.items() if low <= len(word) <= high}
         for name, (low, high) in groups.items()
     }
+    if not any(found.values()):
+        raise ValueError(f"there are no words of 1 to {MAX_LETTERS} letters to score; give at least one")
     return {name: report(group, references) for name, group in found.items() if group}
 
 # %% ../../../notebooks/pronunciation/dictionary.ipynb #reliability

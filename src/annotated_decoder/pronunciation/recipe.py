@@ -67,7 +67,7 @@ def new_pronouncer(
     target = Vocabulary.of({p for listed in dictionary.values() for phonemes in listed for p in phonemes})
     shape: dict[str, Any] = dict(d_model=d_model, d_ff=4 * d_model, max_len=max_len, dropout=dropout)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)                   # and no chip's
         model = EncoderDecoder.of(
             StackConfig(vocab_size=len(source), n_layers=encoder_layers, **shape),
             StackConfig(vocab_size=len(target), n_layers=decoder_layers, **shape),

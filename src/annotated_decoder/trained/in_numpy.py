@@ -383,8 +383,9 @@ def check_finite(
     "ValueError where the highest logit of a row that goes on is NaN or infinite."
     stuck = np.flatnonzero(going & ~np.isfinite(logits.max(-1)))
     if len(stuck):
-        what = f"no finite logit in rows {stuck.tolist()} at step {position}"
-        raise ValueError(f"{what}; look at the weights, for NaN or very large ones")
+        what = f"rows {stuck.tolist()} have NaN, +∞ or only −∞ for logits"
+        remedy = "look for them in the weights and the source"
+        raise ValueError(f"step {position + 1}: {what}; {remedy}")
 
 
 def generate_steps(
