@@ -215,7 +215,8 @@ def test_a_step_without_a_finite_logit_is_refused(width, content, tmp_path):
     forge(tmp_path / "m", about, tensors)
     model, ids = NumpyModel(tmp_path / "m").model, [3, 4, 2]
     search = generate_steps if width == 1 else lambda *a: beam_search(*a, width)
-    with np.errstate(all="ignore"), pytest.raises(ValueError, match=r"step 1: rows \[0\] have NaN, \+∞ or only −∞ for logits; look"):
+    refused = pytest.raises(ValueError, match=r"step 1: rows \[0\] have NaN, \+∞ or only −∞ for logits; look")
+    with np.errstate(all="ignore"), refused:
         list(search(model, ids))
 
 

@@ -131,7 +131,8 @@ class OnnxModel:
         if source.ndim != 2 or seen.shape != source.shape or not 0 < source.shape[1] <= longest:
             raise ValueError(f"the source is {source.shape}, its mask {seen.shape}; give 1 to {longest} tokens a row")
         if not ((0 <= source) & (source < size)).all() or not seen.any(-1).all():
-            raise ValueError(f"give tokens from 0 to {size - 1}, and in every row one at least that the mask shows")
+            what = "the source has a token that there is not, or a row of which the mask shows none"
+            raise ValueError(f"{what}; give tokens from 0 to {size - 1}")
         return self._run(self.encoder, {"source": source.astype(np.int64), "source_mask": seen})
 
     def empty(self, batch: int) -> list[np.ndarray]:
