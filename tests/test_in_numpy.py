@@ -227,7 +227,7 @@ def test_many_pieces_are_said_in_batches_and_few_one_by_one(monkeypatch):
         return {found[0].symbols for word, found in told if word != "x-ray"}
 
     assert said(510) == {("A",)} and asked == []
-    assert said(511) == {("B",)} and asked == [(512, dict(beam=1, best=1))]
+    assert said(511) == {("B",)} and asked == [(512, dict(beam=1, best=1, batch_size=256))]
     assert said(519, dictionary=listed) == {("A",), ("L",)} and len(asked) == 1
     assert said(520, dictionary=listed, beam=3, best=2) == {("B",), ("L",)}
     assert asked[1:] == [(512, dict(beam=3, best=2))]

@@ -434,7 +434,7 @@ def test_requests_that_cannot_be_served_are_refused(exported):
     for bad, its_mask, message in (
         (source + 9, seen, "tokens from 0 to 10"),
         (source - 9, seen, "tokens from 0 to 10"),
-        (source, hidden, "in every row one at least that the mask shows"),
+        (source, hidden, "a row of which the mask shows none"),
         (source, seen[:, 1:], r"the source is \(2, 5\), its mask \(2, 4\); give 1 to 12 tokens a row"),
         (source[0], seen[0], r"the source is \(5,\)"),
         (source[:, :0], seen[:, :0], r"the source is \(2, 0\)"),

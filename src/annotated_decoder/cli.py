@@ -391,7 +391,7 @@ def _run_transcribe(args: argparse.Namespace) -> int:
 
     if args.beam is not None and not 1 <= args.beam <= 100:
         raise ValueError(f"--beam is {args.beam}; give a number from 1 to 100")
-    device, refused = find_device(args.device or "cpu"), 0
+    device, refused = find_device(args.device or "cpu"), Counter[str]()
     times = True if args.format in ("srt", "vtt", "json") else None
     asked = dict(language=args.language, task=args.task, timestamps=times)
     transcriber = Transcriber.load(args.model, **asked)
@@ -401,12 +401,26 @@ def _run_transcribe(args: argparse.Namespace) -> int:
         transcriber = replace(transcriber, settings=settings)
     for path in args.files:
         try:
-            print(_written(transcriber(read_audio(path)), path, args), end="", flush=True)
-        except (ValueError, FileNotFoundError) as error:
-            refused += 1
-            print(f"annotated-decoder: {error}", file=sys.stderr)
+            told = _written(transcriber(read_audio(path)), path, args)
+        except (ValueError, OSError) as error:
+            _complain(path, error, refused)
+            continue
+        print(told, end="", flush=True)
     return 1 if refused else 0
 
+
+# %% ../../notebooks/command_line/cli.ipynb #transcribe-options
+def _add_transcribe(commands: Any) -> argparse.ArgumentParser:
+    "The options of `transcribe`."
+    hear = commands.add_parser("transcribe", help="write down what is said in files of sound")
+    hear.add_argument("files", nargs="+", metavar="FILE", help="WAV, FLAC and others")
+    hear.add_argument("--model", required=True, metavar="FOLDER_OR_ID", help="a checkpoint of Whisper")
+    hear.add_argument("--language", help="french or fr; heard unless given")
+    hear.add_argument("--task", choices=["transcribe", "translate"], help="translate: into English")
+    hear.add_argument("--format", choices=["text", "srt", "vtt", "json"], default="text", help="json: an object a file")
+    hear.add_argument("--beam", type=int, metavar="WIDTH", help="the checkpoint's own unless given; 1 is greedy")
+    hear.set_defaults(run=_run_transcribe)
+    return hear
 
 # %% ../../notebooks/command_line/cli.ipynb #translate-lines
 def _run_translate(args: argparse.Namespace) -> int:
@@ -486,16 +500,7 @@ def _make_parser() -> argparse.ArgumentParser:
     check.add_argument("--store", action="store_true", help="also write the scores into the model's file")
     check.set_defaults(run=_run_evaluate)
 
-    text = _add_translate(commands)
-
-    hear = commands.add_parser("transcribe", help="write down what is said in files of sound")
-    hear.add_argument("files", nargs="+", metavar="FILE", help="WAV, FLAC and others")
-    hear.add_argument("--model", required=True, metavar="FOLDER_OR_ID", help="a checkpoint of Whisper")
-    hear.add_argument("--language", help="french or fr; heard unless given")
-    hear.add_argument("--task", choices=["transcribe", "translate"], help="translate: into English")
-    hear.add_argument("--format", choices=["text", "srt", "vtt", "json"], default="text", help="json: an object a file")
-    hear.add_argument("--beam", type=int, metavar="WIDTH", help="the checkpoint's own unless given; 1 is greedy")
-    hear.set_defaults(run=_run_transcribe)
+    text, hear = _add_translate(commands), _add_transcribe(commands)
     for command in (say, make, check, text, hear):
         command.add_argument("--device", metavar="NAME", help="compute on cuda, mps …; on the processor unless given")
     return top

@@ -92,6 +92,8 @@ class FastLayer(DecoderLayer):
         self.self_res, self.cross_res = layer.self_res, layer.cross_res
         self.ffn_res, self.ffn = layer.ffn_res, layer.ffn
         self.index, self.mask = layer.index, layer.mask
+        if isinstance(positions := getattr(layer, "relative", None), nn.Module):
+            self.relative = positions    # its mask's, which moves with it
         self.heads = own.n_heads, own.head_dim
         self.scale = getattr(own, "scale", None)    # 1/√head_dim, but in T5
 

@@ -278,8 +278,7 @@ def pooled_beam_search(
     many = (len(ends) + 1) * width    # a slot may end in each way, `width` go on
     given = model, source, source_mask, Request(**request)
     beam = Beam(*given, width, length_penalty)
-    rule = width, beam.length_penalty, end, beam.limit
-    pools = [Pool(*rule) for _ in source]
+    pools = [Pool(width, beam.length_penalty, end, beam.limit) for _ in source]
     for n in range(1, beam.limit + 1):
         total, token = beam.candidates(many)                           # (b w k)
         filled = torch.tensor([bool(pool.hypotheses) for pool in pools])

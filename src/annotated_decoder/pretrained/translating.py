@@ -135,8 +135,7 @@ class Translator:
     ) -> "Translator":
         """The languages are those of a checkpoint that knows many. Raises what `Checkpoint`
         and its parts raise, and ValueError for one of sound and for unknown languages."""
-        checkpoint = Checkpoint(folder_or_id)
-        if checkpoint.family.sound:
+        if (checkpoint := Checkpoint(folder_or_id)).family.sound:
             what = f"{folder_or_id} reads sound and no text"
             raise ValueError(f"{what}; give a checkpoint that reads text")
         found = checkpoint.tokenizer(), checkpoint.decoding()
@@ -145,8 +144,7 @@ class Translator:
 
     def limited(self, max_new_tokens: int) -> "Translator":
         "The same, with answers of at most so many tokens; ValueError where none fit."
-        n_read = len(self.settings.prompt)
-        most = self.model.decoder.config.max_len - n_read + 1
+        most = self.model.decoder.config.max_len - len(self.settings.prompt) + 1
         if not 1 <= max_new_tokens <= most:
             what = f"an answer is to have {max_new_tokens} tokens"
             raise ValueError(f"{what}; give 1 to {most}")
@@ -173,14 +171,13 @@ class Translator:
         side by side, fewer where memory asks for it; `sentences` translates each sentence
         of a line alone. A blank line stays blank. Raises ValueError for numbers below 1.
         """
-        if min(1 if beam is None else beam, batch_size, read_ahead) < 1:
+        if min(beam or 1, batch_size, read_ahead) < 1 or beam == 0:
             given = f"{beam}, {batch_size}, {read_ahead}"
             raise ValueError(f"beam, batch_size, read_ahead are {given}; give at least 1")
         asked, lines = self, iter(lines)
-        if beam is not None:
-            searched = replace(self.settings, width=beam, n_sequences=1)
-            if beam > 1:    # and so nothing is drawn
-                searched = replace(searched, sampling=None)
+        if beam is not None:    # where one is wide, nothing is drawn
+            drawn = self.settings.sampling if beam == 1 else None
+            searched = replace(self.settings, width=beam, sampling=drawn)
             asked = replace(self, settings=searched)
         while chunk := list(islice(lines, read_ahead)):
             parted = [split_sentences(x) if sentences else [(x, "")] for x in chunk]

@@ -92,6 +92,7 @@ def as_tree(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
 # %% ../../../notebooks/trained/in_numpy.ipynb #check-parts
 _OWN = {
     "norm": "layer", "norm_eps": None, "activation": "relu", "gated": False,
+    "guarded": False,
     "linear_bias": True, "head_dim": None, "attention_scale": None,
     "positions": "sinusoidal", "embedding_scale": None, "embedding_norm": False,
 }    # fmt: skip
