@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 import itertools
+import json
 import math
 import re
 import sys
@@ -30,6 +31,7 @@ from annotated_decoder.check import (
     generation,
     looking_inside,
     normalization,
+    pretrained,
     primer,
     projection,
     softmax,
@@ -62,6 +64,7 @@ BY_HAND = [
     check.parted_by_chance,
     check.columns_in_effect,
     check.bytes_of_a_step,
+    check.tied_penalty,
 ]
 CHECKERS = [
     *BY_HAND,
@@ -1159,6 +1162,53 @@ def test_right_answers_pass_in_fast_decoding():
     assert torch.equal(eval("weights(4, 6)", {"weights": fast_decoding.weights}), fast_decoding.weights(4, 6))
 
 
+# Those of Real checkpoints.
+def shapes_of(data, skipped="__metadata__", key="shape", long=8, keep=dict):
+    end = 8 + int.from_bytes(data[:long], "little")
+    header = json.loads(data[8:end])
+    return keep({name: each.get(key) for name, each in header.items() if name != skipped})
+
+
+def run_again(tokens, n, first=lambda t, n: len(t) - n + 1, more=1, begins=1, keep=set, spoil=False):
+    newest = tokens[first(tokens, n) :]
+    places = range(max(0, len(tokens) - n + more))
+    found = [tokens[i + n - 1 :][:1] for i in places if tokens[i : i + n - begins] == newest]
+    if spoil:
+        tokens.append(0)
+    return keep(token for each in found for token in each)
+
+
+def slipped_run(place, told, **changes):
+    return check.would_repeat, lambda tokens, n: run_again(tokens, n, **changes), place, told
+
+
+REAL = {
+    "two penalties": (check.tied_penalty, [0.7, 0.8], 0, "expected one number"),
+    "the ratio": (check.tied_penalty, 1.667, 1, "that is the ratio of the sums"),
+    "turned over": (check.tied_penalty, -0.737, 1, "that is the ratio turned over"),
+    "natural": (check.tied_penalty, 0.51, 2, "that is with natural logarithms"),
+    "no ends": (check.tied_penalty, 0.465, 2, "that is with the lengths without their ends"),
+    "names alone": (check.shapes, lambda data: shapes_of(data, keep=list), 0, "expected a dict"),
+    "the note too": (check.shapes, lambda data: shapes_of(data, skipped=""), 1, "__metadata__"),
+    "offsets": (check.shapes, lambda data: shapes_of(data, key="data_offsets"), 2, "[2, 3] for wide"),
+    "one byte": (check.shapes, lambda data: shapes_of(data) if data[1] == 0 else {}, 3, "expected 9 names"),
+    "a list of tokens": slipped_run(0, "expected a set", keep=list),
+    "whatever comes": (check.would_repeat, lambda tokens, n: set(tokens), 1, "n = 2"),
+    "pairs alone": (check.would_repeat, lambda tokens, n: run_again(tokens, min(n, 2)), 2, "n = 3"),
+    "half a run": (check.would_repeat, lambda t, n: set(t) if len(t) == 2 else run_again(t, n), 3, "[4, 4]"),
+    "a slice from 0": slipped_run(4, "expected [3, 8], came []", first=lambda t, n: -(n - 1) or 0),
+    "a token more": slipped_run(5, "changed in place", spoil=True),
+}
+REAL_LAWS = {check.tied_penalty: pretrained.TIED_PENALTY, check.shapes: pretrained.SHAPES,
+             check.would_repeat: pretrained.WOULD_REPEAT}    # fmt: skip
+
+
+def test_right_answers_pass_in_real_checkpoints():
+    for answer in (0.737, "0.74", torch.tensor(0.737)):
+        assert quietly(check.tied_penalty, answer)
+    assert quietly(check.shapes, shapes_of) and quietly(check.would_repeat, run_again)
+
+
 # Those of The generation loop.
 def rows_of(step, prompts, limits, end, pad, reads=lambda tokens: tokens, first=None, pick=torch.argmax,
             whole=torch.all, forget=False, own=True, more=0, quiet=True, returns=None):    # fmt: skip
@@ -1591,6 +1641,7 @@ SLIPS = {
     "ablations": COMPARING,
     "looking_inside": INSIDE,
     "fast_decoding": FAST,
+    "pretrained": REAL,
 }
 ALL_LAWS = {
     **TOUR_LAWS,
@@ -1610,6 +1661,7 @@ ALL_LAWS = {
     **COMPARING_LAWS,
     **INSIDE_LAWS,
     **FAST_LAWS,
+    **REAL_LAWS,
 }
 
 
