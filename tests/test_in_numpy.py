@@ -230,7 +230,7 @@ def test_many_pieces_are_said_in_batches_and_few_one_by_one(monkeypatch):
     assert said(511) == {("B",)} and asked == [(512, dict(beam=1, best=1, batch_size=256))]
     assert said(519, dictionary=listed) == {("A",), ("L",)} and len(asked) == 1
     assert said(520, dictionary=listed, beam=3, best=2) == {("B",), ("L",)}
-    assert asked[1:] == [(512, dict(beam=3, best=2))]
+    assert asked[1:] == [(512, dict(beam=3, best=2, batch_size=85))]
     assert said(600, read_ahead=511) == {("A",)} and len(asked) == 2
     assert said(3, device="here") == {("B",)} and {*placed[:-1]} == {"cpu"} and placed[-1] == "here"
 
