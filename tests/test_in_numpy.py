@@ -165,6 +165,7 @@ def test_a_damaged_file_is_refused(damage, message, tmp_path):
 OTHERS = {
     "norm": "rms", "norm_eps": 1e-3, "activation": "silu", "gated": True, "linear_bias": False, "head_dim": 3,
     "attention_scale": 1.0, "positions": "relative", "embedding_scale": 1.0, "embedding_norm": True,
+    "guarded": True,
 }    # fmt: skip
 
 
