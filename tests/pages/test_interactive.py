@@ -444,4 +444,5 @@ def test_where_the_script_throws_the_still_figure_stays_and_the_next_piece_lives
     pieces = [Piece("one", {}, "<p>still</p>", "throw new Error('no');")]
     pieces += [Piece("two", {}, "<p>still</p>", "stage.append('moving');")]
     tab.set_content(alone(*(piece.html for piece in pieces)))
-    assert [html.unescape(text) for text in tab.locator(".still, .stage").all_inner_texts()] == ["still", "moving"]
+    asleep = "still\n\nIt moves where scripts run; in a notebook, run its cell."
+    assert [html.unescape(text) for text in tab.locator(".still, .stage").all_inner_texts()] == [asleep, "moving"]
