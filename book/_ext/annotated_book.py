@@ -344,14 +344,14 @@ class ModelScore(MystDirective):
 
 
 class ClaimCards(MystDirective):
-    "The rows of the page of claims as cards that unfold from what is told to what is precise."
+    "The claims of their page as cards that unfold from what is told to what is precise."
 
     def text(self):
         page = (NOTEBOOKS.parent / "book" / "claims.md").read_text(encoding="utf-8")
-        rows = [[part.strip() for part in row.strip("|").split("|")] for row in re.findall(r"^\| \[N.*", page, re.M)]
+        parts = r"^## N\d+: (.*)$.*?^Precisely\n: (.*?)$.*?^Checked in\n: \[N\d+\]\((\S+)\) of \[(.*?)\]"
         cards = [
-            f":::{{dropdown}} {usual}\n{precise} Checked in [{chapter}]({re.search(r'[(](.*)[)]', link)[1]}).\n:::"
-            for link, usual, precise, chapter in rows
+            f":::{{dropdown}} {usual}\n{precise} Checked in [{chapter}]({link}).\n:::"
+            for usual, precise, link, chapter in re.findall(parts, page, re.M | re.S)
         ]
         return "\n\n".join(cards)
 
