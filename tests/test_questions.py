@@ -127,3 +127,13 @@ def test_sixteen_claims_have_all_four_parts():
     for n, (name, told, loose, precise, linked, link) in enumerate((s.groups() for s in sections), 1):
         assert name == linked == f"N{n}" and link.endswith(f"-(claim-N{n})")
         assert all(part.endswith(".") for part in (told, loose, precise)) and len({told, loose, precise}) == 3
+
+
+def test_the_first_page_has_a_card_for_each_claim(monkeypatch):
+    monkeypatch.syspath_prepend(BOOK / "_ext")
+    from annotated_book import ClaimCards
+
+    cards = ClaimCards.text(None).split("\n\n")
+    told = re.findall(r"^## N\d+: (.+)$", (BOOK / "claims.md").read_text(encoding="utf-8"), re.M)
+    assert [card.splitlines()[0] for card in cards] == [f":::{{dropdown}} {sentence}" for sentence in told]
+    assert all(re.fullmatch(r":::.*\n.* Checked in \[[^]]+\]\(\S+-\(claim-N\d+\)\)\.\n:::", card) for card in cards)

@@ -348,10 +348,13 @@ class ClaimCards(MystDirective):
 
     def text(self):
         page = (NOTEBOOKS.parent / "book" / "claims.md").read_text(encoding="utf-8")
-        parts = r"^## N\d+: (.*)$.*?^Precisely\n: (.*?)$.*?^Checked in\n: \[N\d+\]\((\S+)\) of \[(.*?)\]"
+        parts = (
+            r"^## N\d+: (.*)\n\nWhat is loose\n: .*\n\nPrecisely\n: (.*)\n\n"
+            r"Checked in\n: \[N\d+\]\((\S+)\) of \[(.*?)\]"
+        )
         cards = [
             f":::{{dropdown}} {usual}\n{precise} Checked in [{chapter}]({link}).\n:::"
-            for usual, precise, link, chapter in re.findall(parts, page, re.M | re.S)
+            for usual, precise, link, chapter in re.findall(parts, page, re.M)
         ]
         return "\n\n".join(cards)
 
