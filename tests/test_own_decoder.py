@@ -175,7 +175,7 @@ BUGS = {    # a right decoder with one thing wrong, the law that it breaks first
     "places in the memory": (bug(read=lambda self, m: m + self.places[: m.shape[1]]), "a_set", "change places"),
     "scaled in training": (bug(forward=scaled_in_training), "one_way", "without dropout"),
     "minus a billion": (bug(attend=minus_a_billion), "half", "Half"),
-    "n − 1 in the norm": (lambda: with_norm(UnbiasedNorm), "norms", "norm, with gain 1"),
+    "unbiased norm": (lambda: with_norm(UnbiasedNorm), "norms", "norm, with gain 1"),
     "position 0 at every step": (bug(place=lambda self, n, past: self.places[:n]), "stepwise", "position 1"),
     "upper-left mask": (bug(may_look=lambda self, n, past: torch.ones(n, past + n, dtype=torch.bool).tril(
         past if n == 1 else 0)), "in_chunks", "position 2"),
@@ -283,6 +283,14 @@ def test_the_pages_adapter_of_transformers_passes(kind):
     assert report.passed and len(report.laws) == 15, report.text
 
 
+def test_a_little_is_no_longer_staying_and_not_yet_moving():
+    logits = torch.randn(2, 3, 4, dtype=torch.float64)
+    for share, moves, stays in ((0.0, False, True), (5e-6, False, False), (1e-4, True, False)):
+        other = logits + share * logits.std()
+        assert own_decoder.moved(logits, other).all() == moves and own_decoder.stays(logits, other).all() == stays
+    assert own_decoder.moved(logits, logits / 0 * 0).all()
+
+
 def test_the_module_is_left_as_it_was():
     model = Small().train()
     model.drop.eval()
@@ -304,7 +312,7 @@ def test_nothing_of_the_callers_is_changed():
 
 def test_what_names_float32_in_its_code_is_asked_in_float32():
     single = bug(read=lambda self, memory: memory.float())
-    assert quietly(single()).passed
+    assert quietly(single()).broken == (NAMES["half"],)
     leak = bug(read=single.read, may_look=future_while_testing)
     assert quietly(leak()).broken[0] == NAMES["causal"]
 
