@@ -12,6 +12,7 @@ from .fast_decoding import bytes_of_a_step, filled_part, to_whole
 from .looking_inside import columns_in_effect, other_columns, without_head
 from .normalization import climbed, one_sublayer, rms_in_half
 from .generation import ended_share, say_all, write_batch
+from .own_decoder import my_decoder
 from .pretrained import shapes, tied_penalty, would_repeat
 from .primer import descend, mean_surprise, slope, to_shares
 from .projection import best_tokens, tied_bytes, two_ends
@@ -40,4 +41,5 @@ __all__ = [
     "columns_in_effect", "without_head", "other_columns",
     "bytes_of_a_step", "to_whole", "filled_part",
     "tied_penalty", "shapes", "would_repeat",
+    "my_decoder",
 ]  # fmt: skip
