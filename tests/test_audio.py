@@ -158,17 +158,17 @@ def test_a_header_that_tells_no_length_changes_no_sample(tmp_path):
 
 # What may last hours
 
-LONG = np.concatenate([NOISE[: 26 * RATE] / 1e4, 4 * NOISE[: 12 * RATE], NOISE[: 31 * RATE + 79] / 1e5])
+LONG = np.concatenate([NOISE[: 26 * RATE] / 1e4, 4 * NOISE[: 12 * RATE], NOISE[: 31 * RATE - 153] / 1e2])
 
 
-@pytest.mark.parametrize("start", [0, 1, 1234, 3000, 3901, 6899])
+@pytest.mark.parametrize("start", [0, 1, 1234, 3000, 3901, 6898])
 def test_a_window_is_that_of_transformers_whole(start):
     extract, features = WhisperFeatureExtractor(), LogMel()
     long = dict(truncation=False, padding="longest", return_tensors="pt")
     theirs = extract(LONG, sampling_rate=RATE, **long).input_features[0]
-    assert features.n_frames(LONG) == theirs.shape[1] == 6900
+    assert features.n_frames(LONG) == theirs.shape[1] == 6899
     ours = features.window(LONG, start, features.loudest(LONG))
-    n = min(3000, 6900 - start)
+    n = min(3000, 6899 - start)
     torch.testing.assert_close(ours[:, :n], theirs[:, start : start + n], atol=1e-4, rtol=0)
     assert ours.shape == (80, 3000) and not ours[:, n:].any()
 
@@ -182,7 +182,6 @@ def test_the_loudest_is_heard_wherever_it_is():
 HOUR = """
 import resource, sys
 import numpy as np
-from annotated_decoder.pretrained import audio
 from annotated_decoder.pretrained.audio import RATE, LogMel
 
 def peak():
@@ -199,7 +198,8 @@ print(peak() - before)
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no module resource")
 def test_an_hour_takes_no_more_memory_than_a_window():
-    done = subprocess.run([sys.executable, "-c", HOUR], capture_output=True, text=True, check=True)
+    env = os.environ | {"PYTHONPATH": str(Path(audio.__file__).parent.parent.parent)}
+    done = subprocess.run([sys.executable, "-c", HOUR], env=env, capture_output=True, text=True, check=True)
     assert int(done.stdout) < 2**26    # all features of an hour at once take 2**27 alone, their spectrum more
 
 

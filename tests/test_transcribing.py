@@ -107,7 +107,13 @@ def test_speech_of_more_than_a_window_is_heard_as_by_transformers(folder, tmp_pa
 def test_a_limit_of_all_positions_is_the_same_at_every_window(tmp_path):
     folder = write_whisper(tmp_path, hears=1, max_new_tokens=None, max_length=32)
     segments = same(folder, sound(5), 1)
-    assert len(segments) > 5 and max(len(s.tokens) for s in segments) > 9
+    assert len(segments) > 5 and max(len(s.tokens) for s in segments) == 30
+
+
+def test_a_limit_of_fewer_tokens_does_not_grow(tmp_path):
+    folder = write_whisper(tmp_path, hears=1, max_new_tokens=None, max_length=10)
+    lengths = [len(s.tokens) for s in Transcriber.load(folder, timestamps=True)(sound(5))]
+    assert len(lengths) > 5 and max(lengths[:2]) == max(lengths[-2:]) == 8    # the prompt has two
 
 
 @pytest.mark.parametrize("tokens", [(FIRST,), (FIRST, FIRST), (FIRST, 5, FIRST, FIRST), (FIRST, 5, FIRST, FIRST, 7)])
@@ -134,6 +140,19 @@ def test_a_window_of_another_length_than_the_models_is_refused(small, tmp_path):
     WhisperFeatureExtractor(chunk_length=30).save_pretrained(folder)
     with pytest.raises(ValueError, match="chunk_length is 30; the model hears 1 second"):
         Transcriber.load(folder)
+
+
+def test_the_first_windows_language_counts_for_all(small, monkeypatch):
+    def recording(settings, model, source):
+        asked.append((settings.prompt, settings.languages))
+        return answer(settings, model, source)
+
+    answer, asked = DecodingSettings.__call__, []
+    monkeypatch.setattr(DecodingSettings, "__call__", recording)
+    transcriber = Transcriber.load(small, timestamps=True)
+    transcriber(sound(3))
+    assert transcriber.settings.prompt == (27, 30) and transcriber.settings.languages == (30, 31)
+    assert len(asked) > 2 and {*asked} == {((27, 31), ())}    # it is French that is heard
 
 
 def test_without_times_a_window_is_a_segment(folder):

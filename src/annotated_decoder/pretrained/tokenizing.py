@@ -17,7 +17,7 @@ from typing import Any
 from .folder import JsonFile, one_line
 
 
-# %% ../../../notebooks/pretrained/tokenizing.ipynb #pair-parts
+# %% ../../../notebooks/pretrained/tokenizing.ipynb #import-extra
 def import_extra(name: str, extra: str = "pretrained") -> Any:
     """A module of an extra.
 
@@ -31,6 +31,7 @@ def import_extra(name: str, extra: str = "pretrained") -> Any:
         raise ModuleNotFoundError(what) from error
 
 
+# %% ../../../notebooks/pretrained/tokenizing.ipynb #pair-parts
 def _is_text(text: str) -> bool:
     "Whether UTF-8 can write it: half a pair of surrogates is no character."
     return not re.search("[\ud800-\udfff]", text)
