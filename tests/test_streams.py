@@ -9,12 +9,15 @@ from argparse import Namespace
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from speller import small_pronouncer
+from test_transcribing import small as whisper  # noqa: F401  # a fixture
 from test_translating import folder as checkpoint  # noqa: F401  # a fixture
 
 from annotated_decoder import cli
-from annotated_decoder.pretrained import translating
+from annotated_decoder.pretrained import transcribing, translating
 from annotated_decoder.pronunciation import pronounce, recipe
 from annotated_decoder.trained.batches import Transcription
 from annotated_decoder.trained.model_file import TrainedModel
@@ -71,8 +74,10 @@ COMMANDS = {  # arguments, standard input: the status when all is well, the numb
     "train": (["train", "--out", "m"], "", 0, 1),
     "evaluate": (["evaluate"], "", 0, 3),
     "translate": (["translate", "--model", "checkpoint"], "a cat\n" + "cat " * 90 + "\na dog\n", 1, 3),
-    "help": (["pronounce", "--help"], "", 0, None),
+    "transcribe": (["transcribe", "--model", "whisper", "--format", "json", "bad.wav", "said.wav"], "", 1, 1),
 }
+COMMANDS |= {f"help, {name}": ([name, "--help"], "", 0, None)
+             for name in ("pronounce", "train", "evaluate", "translate", "transcribe")}    # fmt: skip
 
 
 @pytest.fixture
@@ -89,8 +94,10 @@ def started(monkeypatch, tmp_path, request):
     monkeypatch.setattr(recipe, "fit_temperature", lambda *_: None)
 
     def start(arguments, given="", out=None, err=None):
-        if arguments[0] == "translate" and "checkpoint" in arguments:
-            Path("checkpoint").symlink_to(request.getfixturevalue("checkpoint"))
+        for name in {"checkpoint", "whisper"}.intersection(arguments):
+            Path(name).symlink_to(request.getfixturevalue(name))
+        if "said.wav" in arguments:
+            soundfile.write("said.wav", np.sin(np.arange(2_000) / 9), 16_000)
         for name, value in (("stdin", io.StringIO(given)), ("stdout", out), ("stderr", err)):
             monkeypatch.setattr(sys, name, value)
         monkeypatch.setattr(sys, "argv", ["annotated-decoder", *arguments])
@@ -110,14 +117,14 @@ def test_every_command_ends_with_the_status_of_its_streams(started, tmp_path, ar
         for name, kind in (("out", out), ("err", err))
     }    # fmt: skip
     found = started(arguments, given, **streams)
-    left = 0 if arguments[0] in ("pronounce", "translate") else 2
+    left = 0 if arguments[0] in ("pronounce", "translate", "transcribe") else 2
     assert found == {"well": status, "full": 2, "closed": 2, "left": left}[out]
     if out == "well":
         assert n in (None, len((tmp_path / "out").read_text().splitlines()))
     if err == "well":
         told = (tmp_path / "err").read_text()
         assert "Traceback" not in told and (out != "full" or "standard output cannot be written" in told)
-        assert out != "well" or bool(told) == (status != 0 or arguments[0] == "train")
+        assert out != "well" or bool(told) == (status != 0 or arguments[:2] == ["train", "--out"])
 
 
 def test_a_file_that_is_opened_takes_no_closed_streams_place():
@@ -155,6 +162,9 @@ class Hostile:
     def pieces(self, line):
         yield from (line, HOSTILE)
 
+    def __call__(self, samples):
+        return [transcribing.Segment(0.0, 1.0, f"a {HOSTILE}", ())]
+
 
 STEERED = {  # arguments, standard input: the status
     "words": (["pronounce", "c\u202eat", HOSTILE], "", 1),
@@ -172,6 +182,10 @@ STEERED = {  # arguments, standard input: the status
     "a checkpoint": (["translate", "--model", HOSTILE.replace("\0", "")], "", 2),
     "translations": (["translate", "--model", "m"], f"a {HOSTILE}\nx {HOSTILE}\n", 1),
     "pieces": (["translate", "--model", "m", "--stream"], f"a {HOSTILE}\n", 0),
+    "speech": (["transcribe", "said.wav", "--model", "m"], "", 0),
+    "subtitles": (["transcribe", "said.wav", "--format", "vtt", "--model", "m"], "", 0),
+    "files": (["transcribe", HOSTILE.replace("\0", ""), "said.wav", "--model", "m"], "", 1),
+    "a language": (["transcribe", "said.wav", "--language", "\u202e", "--model", "whisper"], "", 2),
 }
 
 
@@ -188,7 +202,8 @@ def test_no_command_steers_a_terminal(started, monkeypatch, arguments, given, st
     if "json" not in arguments:
         monkeypatch.setattr(cli, "say_words", hostile)
     if arguments[-1] in ("m", "--stream"):
-        monkeypatch.setattr(translating.Translator, "load", lambda *_, **options: Hostile())
+        for kind in (translating.Translator, transcribing.Transcriber):
+            monkeypatch.setattr(kind, "load", lambda *_, **options: Hostile())
     monkeypatch.setattr(cli, "ipa", "".join)
     out, err = Terminal(), Terminal()
     assert started(arguments, given, out, err) == status

@@ -403,7 +403,8 @@ def _run_transcribe(args: argparse.Namespace) -> int:
         try:
             told = _written(transcriber(read_audio(path)), path, args)
         except (ValueError, OSError) as error:
-            _complain(path, error, refused)
+            why = getattr(error, "strerror", None)                   # the system's, which names no remedy
+            _complain(path, f"{why}; check its name, and whether you may use it" if why else error, refused)
             continue
         print(told, end="", flush=True)
     return 1 if refused else 0

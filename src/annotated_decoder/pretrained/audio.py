@@ -11,52 +11,79 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from .folder import JsonFile, one_line
-from .tokenizing import _import_extra
+from .tokenizing import import_extra
 
 
 # %% ../../../notebooks/pretrained/audio.ipynb #read-audio
 RATE = 16_000            # samples a second, as Whisper hears
 _LONGEST = 6 * 3600      # seconds; 1.4 GB of samples
+_UNTOLD = 2**63 - 1      # libsndfile's number of frames where a header has none
 
 
-def _read_blocks(sound: Any, resample: Any, path: Path) -> Iterator[np.ndarray]:
+def _read_blocks(sound: Any) -> Iterator[Float[np.ndarray, "frames channels"]]:
+    "What a file holds, at most ten seconds and a million numbers at a time."
+    if sound.frames == _UNTOLD:
+        sound.seekable = lambda: False    # soundfile would seek an end that none knows
+    size = min(10 * sound.samplerate, 2**20 // sound.channels)
+    while len(block := sound.read(size, dtype="float32", always_2d=True)):
+        yield block
+
+
+def _check_length(sound: Any, path: Path) -> None:
+    "ValueError for over six hours, by the header, or by counting where it tells nothing."
+    n_frames, most = sound.frames, _LONGEST * sound.samplerate
+    if n_frames == _UNTOLD:
+        counts = accumulate(len(block) for block in _read_blocks(sound))
+        n_frames = next((n for n in counts if n > most), 0)
+    if n_frames > most:
+        hours = f"{n_frames / sound.samplerate / 3600:.1f} hours or more"
+        raise ValueError(f"{path} lasts {hours}; cut it to at most {_LONGEST / 3600:g}")
+
+
+def _resampled(sound: Any, soxr: Any, path: Path) -> Iterator[Float[np.ndarray, "samples"]]:
     "The samples at RATE, one channel, a block at a time."
-    for block in sound.blocks(10 * sound.samplerate, dtype="float32", always_2d=True):
+    stream = soxr.ResampleStream(sound.samplerate, RATE, 1, dtype="float32")
+    for block in _read_blocks(sound):
         mono = block.mean(axis=1)
         if not np.isfinite(mono).all():
             raise ValueError(f"{path} has samples that are no numbers; record it anew")
-        yield resample.resample_chunk(mono)
-    yield resample.resample_chunk(np.zeros(0, np.float32), last=True)
+        yield stream.resample_chunk(mono)
+    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
+# %% ../../../notebooks/pretrained/audio.ipynb #read-file
 def read_audio(path: str | os.PathLike) -> Float[np.ndarray, "samples"]:
     """The samples of a WAV, a FLAC or another file of libsndfile, at 16 kHz, one channel.
 
     Raises FileNotFoundError where there is no file; ValueError where it is no sound, has
-    no samples, has some that are no numbers, or lasts over six hours; and
-    ModuleNotFoundError without the extra. Chapter *Sound to features*.
+    no samples, has some that are no numbers, or lasts over six hours; OSError where it
+    may not be read; ModuleNotFoundError without the extra. Chapter *Sound to features*.
     """
-    path, extra = Path(path), "audio"
-    soundfile, soxr = _import_extra("soundfile", extra), _import_extra("soxr", extra)
+    path = Path(path)
+    soundfile, soxr = import_extra("soundfile", "audio"), import_extra("soxr", "audio")
     if not path.is_file():
         raise FileNotFoundError(f"{path} is no file; give one of sound")
+    if path.suffix.lower() == ".raw":
+        raise ValueError(f"{path} is raw, so it has no rate; give a WAV or a FLAC")
+    path.open("rb").close()    # where it may not be read, the system says why
+    name = path if os.name == "nt" else os.fsencode(path)    # it may be no UTF-8
     try:
-        with soundfile.SoundFile(path) as sound:
-            if (hours := sound.frames / sound.samplerate / 3600) > _LONGEST / 3600:
-                raise ValueError(f"{path} lasts {hours:.1f} hours; cut it to at most 6")
-            resample = soxr.ResampleStream(sound.samplerate, RATE, 1, dtype="float32")
-            samples = np.concatenate([*_read_blocks(sound, resample, path)])
+        with soundfile.SoundFile(name) as sound:
+            _check_length(sound, path)
+        with soundfile.SoundFile(name) as sound:    # from the start again
+            samples = np.concatenate([*_resampled(sound, soxr, path)])
     except soundfile.LibsndfileError as error:
-        what = f"{path} is no sound that can be read ({one_line(error)})"
+        what = f"{path} is no sound that can be read ({one_line(error.error_string)})"
         raise ValueError(f"{what}; give a WAV or a FLAC") from error
     if not len(samples):
         raise ValueError(f"{path} has no samples; give a file of sound")
@@ -101,18 +128,43 @@ class LogMel:
     def filters(self) -> Tensor:
         return mel_filters(self.n_mels).float()
 
-    def spectrum(self, samples: Float[Tensor, "samples"]) -> Float[Tensor, "mels frames"]:
-        "The features of all samples, a frame for each 160."
-        window = torch.hann_window(400)
-        waves = torch.stft(samples, 400, 160, window=window, return_complex=True)
-        energy = self.filters @ waves[:, :-1].abs().square()
-        log = energy.clamp(min=1e-10).log10()
-        return (log.maximum(log.max() - 8) + 4) / 4
+    @property
+    def width(self) -> int:
+        "Frames of a window, a hundred a second."
+        return 100 * self.seconds
 
-    def __call__(self, samples: np.ndarray) -> Float[Tensor, "mels frames"]:
+    def n_frames(self, samples: Float[np.ndarray, "samples"]) -> int:
+        "Frames of a whole sound; silence makes a short one as long as a window."
+        return max(len(samples) // 160, self.width)
+
+    def _logs(self, samples: np.ndarray, start: int) -> Float[Tensor, "mels frames"]:
+        "Logarithms of energy, of a window's frames or of as many as there are."
+        if (missing := self.seconds * RATE - len(samples)) > 0:
+            samples = np.pad(samples, (0, missing))
+        stop = min(start + self.width, self.n_frames(samples))
+        at = np.abs(np.arange(160 * start - 200, 160 * stop + 40))
+        at = np.minimum(at, 2 * (len(samples) - 1) - at)    # both ends are mirrored
+        waves = torch.stft(
+            torch.from_numpy(samples[at]).float(), 400, 160, center=False,
+            window=torch.hann_window(400), return_complex=True,
+        )    # fmt: skip
+        return (self.filters @ waves.abs().square()).clamp(min=1e-10).log10()
+
+    def loudest(self, samples: Float[np.ndarray, "samples"]) -> float:
+        "The greatest logarithm of energy in a whole sound, whatever its length."
+        starts = range(0, self.n_frames(samples), self.width)
+        return max(float(self._logs(samples, start).max()) for start in starts)
+
+    def window(
+        self, samples: Float[np.ndarray, "samples"], start: int, loudest: float
+    ) -> Float[Tensor, "mels frames"]:
+        """The features of a window of a whole sound, from frame `start` on; zeros where
+        there is no more. `loudest` is the whole sound's."""
+        logs = self._logs(samples, start).clamp(min=loudest - 8)
+        return nn.functional.pad((logs + 4) / 4, (0, self.width - logs.shape[1]))
+
+    def __call__(self, samples: Float[np.ndarray, "samples"]) -> Float[Tensor, "mels frames"]:
         "The features of one window: silence is added, and what is longer is cut."
-        window = np.zeros(self.seconds * RATE, np.float32)
-        kept = samples[: len(window)]
-        window[: len(kept)] = kept
-        return self.spectrum(torch.from_numpy(window))
+        samples = samples[: self.seconds * RATE]
+        return self.window(samples, 0, self.loudest(samples))
 

@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..generation import EncoderDecoder
 from .audio import LogMel
@@ -31,7 +30,7 @@ def cut_window(
     tokens: tuple[int, ...], first_time: int, n_frames: int
 ) -> tuple[list[_Stretch], int]:
     """The stretches of a window of so many frames, counted from its start, and how many
-    frames the next window comes later. Chapter *Writing down what is said*.
+    frames the next window comes later, never 0. Chapter *Writing down what is said*.
     """
     timed = [token >= first_time for token in tokens]
     ends = [i for i in range(1, len(tokens)) if timed[i - 1] and timed[i]]
@@ -47,7 +46,7 @@ def cut_window(
         first, last = (2 * (tokens[i] - first_time) for i in (start, end - 1))
         stop = end if done or end < ends[-1] else end + 1    # the last keeps both times
         found.append((first, last, tokens[start:stop]))
-    return found, n_frames if done else found[-1][1]
+    return found, n_frames if done else found[-1][1] or n_frames
 
 
 # %% ../../../notebooks/pretrained/transcribing.ipynb #transcriber
@@ -84,42 +83,37 @@ class Transcriber:
         path = checkpoint.folder / "preprocessor_config.json"
         n_mels = checkpoint.config.get("num_mel_bins")
         found = JsonFile.read(path) if path.exists() else JsonFile(path, {"feature_size": n_mels})
-        tokenizer, settings = checkpoint.tokenizer(), checkpoint.decoding(**asked)
-        return cls(checkpoint.model(), tokenizer, settings, LogMel.read(found))
-
-    def _frames(self, samples: np.ndarray) -> Float[Tensor, "1 mels frames"]:
-        long = len(samples) > self.features.seconds * 16_000
-        whole, one = self.features.spectrum, self.features
-        frames = whole(torch.from_numpy(samples)) if long else one(samples)
-        weight = next(self.model.parameters())
-        return frames[None].to(weight.device, weight.dtype)
+        features, model = LogMel.read(found), checkpoint.model()
+        if (heard := 2 * model.encoder.config.max_len) != features.width:
+            raise found.refusal("chunk_length", f"the model hears {heard / 100:g} seconds")
+        return cls(model, checkpoint.tokenizer(), checkpoint.decoding(**asked), features)
 
     def __call__(self, samples: Float[np.ndarray, "samples"]) -> list[Segment]:
         "What is said in samples at 16 kHz, in order. ValueError where there are none."
         if not len(samples):
             raise ValueError("there are no samples; give some")
-        frames, width = self._frames(samples), 2 * self.model.encoder.config.max_len
-        (prompt,) = self.settings.prompts(self.model, _window(frames, 0, width)).tolist()
+        loudest, weight = self.features.loudest(samples), next(self.model.parameters())
+
+        def window(at: int) -> Float[Tensor, "1 mels frames"]:
+            found = self.features.window(samples, at, loudest)
+            return found[None].to(weight.device, weight.dtype)
+
+        (prompt,) = self.settings.prompts(self.model, window(0)).tolist()
         settings = replace(self.settings, prompt=tuple(prompt), languages=())
-        rule, end_id, at = settings.timestamps, self.model.decoder.config.end_id, 0
+        rule, end_id = settings.timestamps, self.model.decoder.config.end_id
         first_time = rule.no_timestamps + 1 if rule else self.model.decoder.config.vocab_size
         found: list[Segment] = []
-        while at < frames.shape[-1]:
-            (tokens,) = settings(self.model, _window(frames, at, width))
+        at, n_frames = 0, self.features.n_frames(samples)
+        while at < n_frames:
+            (tokens,) = settings(self.model, window(at))
             tokens = tokens[:-1] if tokens[-1:] == (end_id,) else tokens
-            n_frames = min(width, frames.shape[-1] - at)
-            stretches, step = cut_window(tokens, first_time, n_frames)
+            here = min(self.features.width, n_frames - at)
+            stretches, step = cut_window(tokens, first_time, here)
             for start, end, part in stretches:
                 text = self.tokenizer.decode([t for t in part if t < first_time])
                 found.append(Segment((at + start) / 100, (at + end) / 100, text, part))
             at += step
         return found
-
-
-def _window(frames: Tensor, at: int, width: int) -> Tensor:
-    "So many frames from one on, zeros where there are no more."
-    window = frames[:, :, at : at + width]
-    return nn.functional.pad(window, (0, width - window.shape[-1]))
 
 
 # %% ../../../notebooks/pretrained/transcribing.ipynb #write-segments
@@ -136,9 +130,9 @@ def write_segments(segments: Iterable[Segment], kind: str) -> str:
     """
     if kind not in ("text", "srt", "vtt"):
         raise ValueError(f"the format is {kind!r}; give text, srt or vtt")
-    told = [(s, " ".join(s.text.split())) for s in segments]
+    told = [(s, text) for s in segments if (text := " ".join(s.text.split()))]
     if kind == "text":
-        return "".join(f"{text}\n" for _, text in told if text)
+        return "".join(f"{text}\n" for _, text in told)
     point, lines = (",", "") if kind == "srt" else (".", "WEBVTT\n\n")
     for number, (segment, text) in enumerate(told, 1):
         if kind == "vtt":
