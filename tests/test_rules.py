@@ -1,5 +1,7 @@
 """Constraints forbid and force what they say and change nothing else; the pool holds the best that is finished."""
 
+import math
+
 import jaxtyping
 import pytest
 import torch
@@ -292,6 +294,50 @@ def test_a_pool_has_five_places_a_mean_per_token_and_the_present_length_unless_a
     asked = pooled_beam_search(made, source, None, width=5, length_penalty=1.0, early_stopping=False)
     assert pooled_beam_search(made, source) == asked
     assert all(h.score == h.log_probability / len(h.tokens) for row in asked for h in row)
+
+
+# The search that the chapter follows with a pencil: a (3), b (4) and the end, by the last word alone.
+AFTER = {START: (0.5, 0.4, 0.1), 3: (0.4, 0.25, 0.35), 4: (0.05, 0.05, 0.9)}
+
+
+def by_the_last_word(logits, tokens):
+    shares = torch.full_like(logits, -torch.inf)
+    for row, last in enumerate(tokens[:, -1].tolist()):
+        shares[row, [3, 4, END]] = torch.tensor(AFTER.get(last, (1, 1, 1)), dtype=logits.dtype).log()
+    return shares
+
+
+B, AB = ((4, END), 0.4 * 0.9), ((3, 4, END), 0.5 * 0.25 * 0.9)
+AAB, AAAA = ((3, 3, 4, END), 0.5 * 0.4 * 0.25 * 0.9), ((3, 3, 3, 3), 0.5 * 0.4**3)
+
+
+@pytest.mark.parametrize("penalty, end, best, steps", [
+    (0.0, False, [B, AB], 3), (1.0, False, [B, AB], 3), (2.0, False, [AB, B], 3), (1.8, "never", [AAB, AAAA], 4),
+])    # fmt: skip
+def test_a_search_by_hand_fills_its_pool_as_the_pencil_does(penalty, end, best, steps):
+    made = model()
+    seen = passes(made.decoder)
+    asked = dict(width=2, length_penalty=penalty, early_stopping=end, max_steps=4, constrain=by_the_last_word)
+    [found] = pooled_beam_search(made, ids(1, 3), **asked)
+    assert [h.tokens for h in found] == [tokens for tokens, _ in best]
+    scores = [math.log(p) / len(tokens) ** penalty for tokens, p in best]
+    assert [h.score for h in found] == pytest.approx(scores, rel=1e-6)
+    assert len(seen) == steps
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.floats(-9, -0.1), st.floats(1.05, 9))
+def test_two_lengths_tie_at_one_penalty_and_above_it_the_longer_is_ahead(n, more, short, ratio):
+    long = short * ratio
+    tie = math.log(ratio) / math.log((n + more) / n)
+    for shift, first in ((-0.01, n), (0.01, n + more)):
+        pool = Pool(2, tie + shift, False, limit=20)
+        pool.offer([5] * n, short)
+        pool.offer([6] * (n + more), long)
+        assert len(pool.hypotheses[0].tokens) == first
+    pool = Pool(2, tie, False, limit=20)
+    pool.offer([5] * n, short)
+    pool.offer([6] * (n + more), long)
+    assert pool.hypotheses[0].score == pytest.approx(pool.hypotheses[1].score, rel=1e-6)
 
 
 @pytest.fixture
