@@ -1,4 +1,4 @@
-"""Weights in a pickle are read as those of safetensors are, and no pickle is ever run."""
+"""Weights in a pickle are read as those of safetensors are, and a pickle that is anything else is never opened."""
 
 import io
 import json
@@ -15,11 +15,11 @@ import reference
 import torch
 from test_bad_input import refusal
 
-from annotated_decoder.pretrained import folder as folders
 from annotated_decoder.pretrained.folder import open_tensors, read_pickle, stored_tensors
 from annotated_decoder.pretrained.loading import load_pretrained
 
 PICKLED, INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+MAGIC = 0x1950A86A20F9469CFC6C    # the first number of a file from before PyTorch 1.6
 KINDS = ["marian", "marian, two vocabularies", "bart", "t5", "t5, gated"]
 
 
@@ -108,13 +108,18 @@ def test_each_kind_of_tensor_is_read_as_torch_reads_it(tensor, zipped, tmp_path)
             assert found.dtype == wanted.dtype and torch.equal(found, wanted) and stored[name].shape == wanted.shape
 
 
+def taken(stored, name):
+    "A tensor in memory of its own."
+    with open_tensors(stored.values()) as read:
+        return read(stored[name]).clone()
+
+
 def test_a_file_that_shrinks_while_it_is_read_is_refused(tmp_path):
     path = tmp_path / "x.bin"
     torch.save({"a": torch.ones(1000)}, path)
     stored = read_pickle(path)
     path.write_bytes(path.read_bytes()[:500])
-    with open_tensors(stored.values()) as read:
-        refusal(ValueError, lambda: read(stored["a"]), "x.bin changed while it was read", "load it again")
+    refusal(ValueError, lambda: taken(stored, "a"), "x.bin changed while it was read", "load it again")
 
 
 # Nothing runs
@@ -143,6 +148,7 @@ class Set:
 def zipped(path, program, storages=(), compression=zipfile.ZIP_STORED):
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr("archive/data.pkl", program)
+        archive.writestr("archive/version", "3")
         for key, data in dict(storages).items():
             archive.writestr(f"archive/data/{key}", data)
 
@@ -153,25 +159,25 @@ def by_torch(path, value, **options):
 
 
 RUN = {  # a pickle that would make the folder `ran`, and what is said of it
-    "a call": (lambda path, ran: by_torch(path, Call(os.mkdir, ran)), "names 'posix mkdir'"),
-    "a shell": (lambda path, ran: by_torch(path, Call(os.system, f"mkdir {ran}")), "names 'posix system'"),
+    "a call": (lambda path, ran: by_torch(path, Call(os.mkdir, ran)), "GLOBAL 'posix mkdir'"),
+    "a shell": (lambda path, ran: by_torch(path, Call(os.system, f"mkdir {ran}")), "GLOBAL 'posix system'"),
     "a call in a table": (
         lambda path, ran: by_torch(path, {"a": torch.zeros(2), "b": Call(os.mkdir, ran)}),
-        "names 'posix mkdir'",
+        "GLOBAL 'posix mkdir'",
     ),
     "a call deep in a table": (
         lambda path, ran: by_torch(path, {"a": [({"b": Call(os.mkdir, ran)},)]}),
-        "names 'posix mkdir'",
+        "GLOBAL 'posix mkdir'",
     ),
-    "a call in an attribute": (lambda path, ran: by_torch(path, {"a": Set(ran)}), "names 'posix mkdir'"),
-    "a call as a key": (lambda path, ran: by_torch(path, {Call(os.mkdir, ran): 1}), "names 'posix mkdir'"),
+    "a call in an attribute": (lambda path, ran: by_torch(path, {"a": Set(ran)}), "GLOBAL 'posix mkdir'"),
+    "a call as a key": (lambda path, ran: by_torch(path, {Call(os.mkdir, ran): 1}), "GLOBAL 'posix mkdir'"),
     "a call in the old format": (
         lambda path, ran: by_torch(path, {"a": Call(os.mkdir, ran)}, _use_new_zipfile_serialization=False),
-        "names 'posix mkdir'",
+        "GLOBAL 'posix mkdir'",
     ),
     "eval": (
         lambda path, ran: zipped(path, pickle.dumps(Call(eval, f"__import__('os').mkdir({ran!r})"), protocol=2)),
-        "names '__builtin__ eval'",
+        "GLOBAL '__builtin__ eval'",
     ),
     "a newer protocol": (
         lambda path, ran: zipped(path, pickle.dumps(Call(os.mkdir, ran), protocol=4)),
@@ -181,16 +187,25 @@ RUN = {  # a pickle that would make the folder `ran`, and what is said of it
         lambda path, ran: zipped(path, b"(S'" + ran.encode() + b"'\nios\nmkdir\n."),
         "has the instruction STRING",
     ),
-    "no zip": (lambda path, ran: path.write_bytes(pickle.dumps(Call(os.mkdir, ran), protocol=2)), "'posix mkdir'"),
+    "no zip": (
+        lambda path, ran: path.write_bytes(pickle.dumps(Call(os.mkdir, ran), protocol=2)),
+        "is of no format of torch.save",
+    ),
     "a second pickle": (
         lambda path, ran: path.write_bytes(
-            pickle.dumps(folders._OLD, protocol=2) + pickle.dumps(Call(os.mkdir, ran), protocol=2)
+            pickle.dumps(MAGIC, protocol=2) + pickle.dumps(Call(os.mkdir, ran), protocol=2)
         ),
-        "'posix mkdir'",
+        "is of no format of torch.save",
+    ),
+    "a third pickle": (
+        lambda path, ran: path.write_bytes(
+            b"".join(pickle.dumps(value, protocol=2) for value in (MAGIC, 1001, Call(os.mkdir, ran)))
+        ),
+        "GLOBAL 'posix mkdir'",
     ),
     "a name that is a string": (
         lambda path, ran: zipped(path, b"\x80\x02X\x0b\x00\x00\x00posix mkdirX\x01\x00\x00\x00x\x85R."),
-        "calls what is no function of tensors",
+        "holds something else than tensors by name",
     ),
 }
 
@@ -205,16 +220,25 @@ def test_a_pickle_that_would_run_something_is_refused_and_nothing_runs(write, pa
     assert not ran.exists() and message.count(str(folder)) == 1
 
 
-def test_reading_a_pickle_uses_neither_pickle_nor_torch_load(home, tmp_path, monkeypatch):
-    folder = pickled(home, "bart", tmp_path / "pickled")
-    expected = load_pretrained(home / "bart")
+def test_torch_opens_only_what_was_looked_through_and_only_as_weights(home, tmp_path, monkeypatch):
+    folder, opened, load = pickled(home, "bart", tmp_path / "pickled"), [], torch.load
+
+    def watched(path, **options):
+        opened.append((path.name, options))
+        return load(path, **options)
 
     def refuse(*args, **options):
         raise AssertionError("a pickle was run")
 
-    for module, name in ((pickle, "load"), (pickle, "loads"), (pickle, "Unpickler"), (torch, "load")):
-        monkeypatch.setattr(module, name, refuse)
-    assert same(load_pretrained(folder), expected)
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    monkeypatch.setattr(torch, "load", watched)
+    assert [*stored_tensors(folder)] and opened == []    # names and shapes are told without it
+    assert same(load_pretrained(folder), load_pretrained(home / "bart"))
+    assert opened == [(PICKLED, {"map_location": "cpu", "weights_only": True, "mmap": True})]
+    by_torch(folder / PICKLED, {"a": Call(os.mkdir, str(tmp_path / "ran"))})
+    refusal(ValueError, lambda: load_pretrained(folder), "GLOBAL 'posix mkdir'")
+    assert len(opened) == 1 and not (tmp_path / "ran").exists()
 
 
 # What is not whole, or claims too much
@@ -224,6 +248,7 @@ class View:
     "A tensor as a pickle tells of it, true or not."
 
     def __init__(self, *, key="0", length=4, start=0, shape=(4,), strides=(1,), kind="storage", dtype="FloatStorage"):
+        shape, strides = (tuple([*x]) if isinstance(x, tuple) else x for x in (shape, strides))    # its own, as torch's
         self.told = (kind, Name(f"torch {dtype}"), key, "cpu", length), start, shape, strides
 
 
@@ -273,26 +298,27 @@ def doubled(times):
 
 CLAIMS = {  # what a table tells, and what is said
     "a storage longer than it is": (View(length=5), "is not whole"),
-    "a storage beyond belief": (View(length=2**60, shape=(2**60,)), "has no shape of a tensor"),
+    "a storage beyond belief": (View(length=2**60, shape=(2**60,)), "is not whole"),
+    "a storage of 10^12 numbers": (View(length=10**12, shape=(10**12,)), "is not whole"),
     "more than its storage": (View(shape=(5,)), "is not whole"),
     "one number many times": (View(shape=(100, 100), strides=(0, 0)), "is not whole"),
     "a start after the end": (View(start=1), "is not whole"),
     "a start before it": (View(start=-1), "has no shape of a tensor"),
     "a step back": (View(strides=(-1,)), "has no shape of a tensor"),
-    "a length that is true": (View(shape=(True,)), "has no shape of a tensor"),
-    "a length of letters": (View(shape=("4",)), "has no shape of a tensor"),
-    "a shape that is a number": (View(shape=4), "it is damaged"),
+    "a length that is true": (View(shape=(True,)), "holds something else than tensors by name"),
+    "a length of letters": (View(shape=("4",)), "holds something else than tensors by name"),
+    "a shape that is a number": (View(shape=4), "holds something else than tensors by name"),
     "strides for another shape": (View(strides=(1, 1)), "has no shape of a tensor"),
-    "a hundred dimensions": (View(shape=(1,) * 100, strides=(1,) * 100), "has no shape of a tensor"),
-    "a storage that is not there": (View(key="1"), "lies nowhere"),
-    "a storage with a number for a name": (View(key=0), "lies nowhere"),
-    "a storage of another kind": (View(kind="module"), "has a storage of another kind"),
-    "a storage of an unknown type": (View(dtype="ComplexFloatStorage"), "names 'torch ComplexFloatStorage'"),
-    "a number": (3, "is a int, no tensor"),
-    "a table in a table": ({"b": View()}, "is a dict, no tensor"),
-    "a list": ([1.5], "has the instruction APPEND, which no tensor needs"),
-    "a name that doubles": (View(key=doubled(60)), "lies nowhere"),
-    "a kind that doubles": (View(kind=doubled(60)), "has a storage of another kind"),
+    "a hundred dimensions": (View(shape=(1,) * 100, strides=(1,) * 100), "holds something else than tensors by name"),
+    "a storage that is not there": (View(key="1"), "is not whole"),
+    "a storage with a number for a name": (View(key=0), "holds something else than tensors by name"),
+    "a storage of another kind": (View(kind="module"), "has no shape of a tensor"),
+    "a storage of an unknown type": (View(dtype="ComplexFloatStorage"), "GLOBAL 'torch ComplexFloatStorage'"),
+    "a number": (3, "holds something else than tensors by name"),
+    "a table in a table": ({"b": View()}, "holds something else than tensors by name"),
+    "a list": ([1.5], "has the instruction BINFLOAT 1.5, which no tensor needs"),
+    "a name that doubles": (View(key=doubled(60)), "repeats what is no name and no tensor"),
+    "a kind that doubles": (View(kind=doubled(60)), "repeats what is no name and no tensor"),
 }
 
 
@@ -334,8 +360,8 @@ def huge(data):
 BROKEN = {  # what is done to the bytes of a whole zip, and what is said
     "nothing": (lambda data: b"", ""),
     "two bytes": (lambda data: data[:2], ""),
-    "half": (lambda data: data[: len(data) // 2], "it is damaged"),
-    "no end": (lambda data: data[:-1], "it is damaged"),
+    "half": (lambda data: data[: len(data) // 2], "has no directory at its end"),
+    "no end": (lambda data: data[:-1], "has no directory at its end"),
     "zeros": (lambda data: bytes(1000), ""),
     "two of one name": (renamed, "two files in it have one name"),
     "four gigabytes": (huge, "is cut off"),
@@ -351,6 +377,7 @@ def test_a_zip_that_is_not_whole_is_refused(change, part, tmp_path):
     with zipfile.ZipFile(tmp_path / PICKLED, "w") as archive:
         archive.writestr("archive/byteorder", "little")
         archive.writestr("archive/data.pkl", program({"a": View(), "b": View(key="1")}))
+        archive.writestr("archive/version", "3")
         archive.writestr("archive/data/0", bytes(16))
         archive.writestr("archive/data/1", bytes(16))
     assert [*stored_tensors(tmp_path)] == ["a", "b"]
@@ -360,14 +387,14 @@ def test_a_zip_that_is_not_whole_is_refused(change, part, tmp_path):
 
 def test_a_bomb_is_not_unpacked(tmp_path):
     zipped(tmp_path / PICKLED, program({"a": View()}) + bytes(10**7), compression=zipfile.ZIP_DEFLATED)
-    refusal(ValueError, lambda: stored_tensors(tmp_path), "'archive/data.pkl' in it is packed")
+    refusal(ValueError, lambda: stored_tensors(tmp_path), "'data.pkl' in it is packed")
 
 
 def test_a_long_program_and_a_long_directory_are_not_read(tmp_path):
     zipped(tmp_path / PICKLED, program({"a": View()}) + bytes(2**20))
-    refusal(ValueError, lambda: stored_tensors(tmp_path), "its data.pkl has", "bytes, over 1048576")
+    refusal(ValueError, lambda: stored_tensors(tmp_path), "'data.pkl' in it has", "bytes, over 1048576")
     zipped(tmp_path / PICKLED, program({}), {f"{i:0400}": b"" for i in range(3000)})
-    refusal(ValueError, lambda: stored_tensors(tmp_path), "it is damaged")
+    refusal(ValueError, lambda: stored_tensors(tmp_path), "has no directory at its end of at most 1048576 bytes")
 
 
 def test_the_longest_program_takes_little_time(tmp_path):

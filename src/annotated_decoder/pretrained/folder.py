@@ -5,8 +5,8 @@ is run."""
 
 # %% auto #0
 __all__ = ['MOST_TEXT', 'WEIGHTS', 'INDEX', 'PICKLED', 'PICKLED_INDEX', 'one_line', 'shown', 'file_size', 'read_bytes',
-           'parse_json', 'as_whole', 'JsonFile', 'take_tokens', 'Stored', 'read_header', 'run_pickle', 'read_pickle',
-           'open_tensors', 'stored_tensors', 'local_folder']
+           'parse_json', 'as_whole', 'JsonFile', 'take_tokens', 'Stored', 'read_header', 'read_pickle', 'open_tensors',
+           'stored_tensors', 'local_folder']
 
 # %% ../../../notebooks/pretrained/folder.ipynb #imports
 import importlib.util
@@ -22,9 +22,9 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -200,7 +200,6 @@ class Stored:
     name: str
     dtype: str                  # as safetensors writes it: F32, BF16 …
     shape: tuple[int, ...]
-    place: tuple[int, tuple[int, ...]] | None = None    # in a pickle: first byte, strides
 
 
 def read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
@@ -228,216 +227,174 @@ def read_header(path: Path) -> tuple[dict[str, Stored], dict[str, str]]:
         what = f"no whole safetensors file ({one_line(error)})"
         raise ValueError(f"{shown(path)} is {what}; get it anew") from error
 
-# %% ../../../notebooks/pretrained/folder.ipynb #pickle-names
-_TYPES = {    # what a pickle calls the type of a storage, and what safetensors calls it
-    "torch DoubleStorage": "F64", "torch FloatStorage": "F32",
-    "torch HalfStorage": "F16", "torch BFloat16Storage": "BF16",
-    "torch LongStorage": "I64", "torch IntStorage": "I32", "torch ShortStorage": "I16",
-    "torch CharStorage": "I8", "torch ByteStorage": "U8", "torch BoolStorage": "BOOL",
+# %% ../../../notebooks/pretrained/folder.ipynb #pickle-letters
+_TYPES = {    # a storage's type in a pickle: its name in safetensors, and its bytes
+    "torch DoubleStorage": ("F64", 8), "torch FloatStorage": ("F32", 4),
+    "torch HalfStorage": ("F16", 2), "torch BFloat16Storage": ("BF16", 2),
+    "torch LongStorage": ("I64", 8), "torch IntStorage": ("I32", 4),
+    "torch ShortStorage": ("I16", 2), "torch CharStorage": ("I8", 1),
+    "torch ByteStorage": ("U8", 1), "torch BoolStorage": ("BOOL", 1),
 }    # fmt: skip
-_DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16,
-    "BF16": torch.bfloat16, "I64": torch.int64, "I32": torch.int32,
-    "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+_LETTERS = {    # all that a pickle of tensors names and does
+    "collections OrderedDict": "O", "torch._utils _rebuild_tensor_v2": "T",
+    "torch._utils _rebuild_parameter": "P", **dict.fromkeys(_TYPES, "S"),
+    **{letter: letter for letter in "X()]}NQRtsuaeb."}, **dict.fromkeys("JKM\x8a", "i"),
+    "\x80": "p", "\x85": "1", "\x86": "2", "\x87": "3", "\x88": "y", "\x89": "n",
 }    # fmt: skip
 
 
-class _Storage(NamedTuple):
-    "Numbers in a row, which several tensors may share."
-
-    key: str
-    dtype: str
-    length: int    # in numbers
-
-
-class _View(NamedTuple):
-    "A tensor: where in a storage it begins, and how far apart its numbers are."
-
-    storage: _Storage
-    start: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
-_CALLS: dict[str, Callable[..., Any]] = {    # all that a pickle of tensors may call
-    "collections OrderedDict": lambda: {},
-    "torch._utils _rebuild_tensor_v2": lambda *parts: _View(*parts[:4]),
-    "torch._utils _rebuild_parameter": lambda tensor, *rest: tensor,
-}
-
-# %% ../../../notebooks/pretrained/folder.ipynb #run-pickle
-def _storage(kind: Any, name: Any, key: Any, device: Any, *sizes: Any) -> _Storage:
-    if kind != "storage" or not isinstance(name, str) or sizes[1:] not in ((), (None,)):
-        raise ValueError("it has a storage of another kind")
-    return _Storage(key, _TYPES[name], sizes[0])
-
-
-def _named(name: str) -> str:
-    if name not in _TYPES and name not in _CALLS:
-        raise ValueError(f"it names {reprlib.repr(name)}, which no tensor needs")
-    return name
-
-
-def _called(name: Any, values: Any) -> Any:
-    if not isinstance(name, str) or name not in _CALLS:
-        raise ValueError("it calls what is no function of tensors")
-    return _CALLS[name](*values)
-
-
-def _set_items(table: Any, items: list[Any]) -> None:
-    if type(table) is not dict or not all(type(key) is str for key in items[::2]):
-        raise ValueError("it has a table of something else than names")
-    table.update(zip(items[::2], items[1::2], strict=True))
-
-
-_EMPTY: dict[str, type] = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
-_VALUES = {"BINUNICODE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"}
-_TUPLES = {"TUPLE": None, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-
-# %% ../../../notebooks/pretrained/folder.ipynb #pickle-machine
-def run_pickle(program: io.BytesIO) -> Any:
-    """What a pickle of tensors builds, with a record for each tensor. The machine knows
-    the instructions that `torch.save` writes for tensors, and calls nothing of Python's.
-
-    Raises ValueError for any other instruction or name. Chapter *A checkpoint's folder*.
-    """
-    stack, marks, memo = list[Any](), list[int](), dict[int, Any]()
+def _look_through(program: io.BytesIO) -> tuple[str, list[Any]]:
+    "A pickle as a word, a letter for each instruction, and the values that they have."
+    word, values, memo = list[str](), list[Any](), dict[int, tuple[str, Any]]()
     instructions: Iterator[tuple[Any, Any, Any]] = pickletools.genops(program)
     for instruction, value, _ in instructions:
-        name = instruction.name
-        if name in _VALUES or name in _CONSTANTS:
-            stack.append(_CONSTANTS.get(name, value))
-        elif name in _EMPTY:
-            stack.append(_EMPTY[name]())
-        elif name == "GLOBAL":
-            stack.append(_named(value))
-        elif name == "MARK":
-            marks.append(len(stack))
-        elif name in _TUPLES:
-            first = len(stack) - n if (n := _TUPLES[name]) else marks.pop()
-            stack[first:] = [tuple(stack[first:])]
-        elif name in ("BINPUT", "LONG_BINPUT"):
-            memo[value] = stack[-1]
-        elif name in ("BINGET", "LONG_BINGET"):
-            stack.append(memo[value])
-        elif name == "BINPERSID":
-            stack.append(_storage(*stack.pop()))
-        elif name == "REDUCE":
-            values = stack.pop()
-            stack.append(_called(stack.pop(), values))
-        elif name in ("SETITEM", "SETITEMS", "APPENDS"):
-            first = len(stack) - 2 if name == "SETITEM" else marks.pop()
-            items, stack[first:] = stack[first:], []
-            if name == "APPENDS":
-                stack[-1].extend(items)
-            else:
-                _set_items(stack[-1], items)
-        elif name == "BUILD":
-            stack.pop()    # attributes, which a table does not need
-        elif name == "STOP":
-            return stack.pop()
-        elif name != "PROTO":
-            raise ValueError(f"it has the instruction {name}, which no tensor needs")
-    raise ValueError("it has no end")
+        if (code := instruction.code) in "qr":    # keep what was made last
+            memo[value] = word[-1], values[-1]
+            continue
+        if code in "hj":    # take it again: a name, a text, or a tensor, h
+            letter, value = memo[value]
+            if letter not in "OTPSXR":
+                raise ValueError("it repeats what is no name and no tensor")
+            letter = "h" if letter == "R" else letter
+        elif (key := value if code == "c" else code) not in _LETTERS:
+            what = f"{instruction.name} {reprlib.repr(value)}"
+            raise ValueError(f"it has the instruction {what}, which no tensor needs")
+        elif (letter := _LETTERS[key]) == "R":    # a call, D where it makes an empty table
+            letter, value = "D" if word[-1] == ")" else "R", len(word)
+        word.append(letter)
+        values.append(value)
+    return "".join(word), values
 
-# %% ../../../notebooks/pretrained/folder.ipynb #zip-parts
-_MOST_PROGRAM = 2**20    # bytes of a pickle, or of a zip's directory
-_Places = dict[str, tuple[int, int]]    # the first byte and the number of bytes of each
+# %% ../../../notebooks/pretrained/folder.ipynb #pickle-pattern
+def _items(value: str) -> str:
+    "How the items of a table are written: for each a text, and a value."
+    return rf"(?:X{value}s|\((?:X{value})++u)*+"
 
 
-class _Sparing(io.FileIO):
-    "A file that never gives more at once than a directory may have."
-
-    def read(self, size: int | None = -1) -> bytes:
-        wanted = _MOST_PROGRAM if size is None or size < 0 else min(size, _MOST_PROGRAM)
-        return super().read(wanted)
-
-
-def _zip_place(file: io.FileIO, entry: zipfile.ZipInfo, size: int) -> tuple[int, int]:
-    "Where the bytes of a file in a zip lie, as they are."
-    length, at = entry.file_size, entry.header_offset
-    if entry.compress_type or entry.compress_size != length or entry.flag_bits & 1:
-        raise ValueError(f"{reprlib.repr(entry.filename)} in it is packed")
-    file.seek(max(at, 0))
-    head = file.read(30)
-    begin = at + 30 + sum(int.from_bytes(head[i : i + 2], "little") for i in (26, 28))
-    if at < 0 or head[:4] != b"PK\3\4" or begin + length > size:
-        raise ValueError(f"{reprlib.repr(entry.filename)} in it is cut off")
-    return begin, length
+_SIZES = r"\)|i1|ii2|iii3|\(i{4,8}t"
+_TENSOR = rf"T\(\((XSXXi)N?tQ(i)({_SIZES})({_SIZES})[yn]O\)DtR"
+_VALUE = rf"(?:{_TENSOR}|P{_TENSOR}[yn]O\)D3R|h)"    # a tensor, a parameter, the same again
+_VERSIONS = rf"(?:}}XO\)D{_items('}' + _items('[iynXN]'))}sb)?"    # of a model's modules
+_TABLE = rf"p(?:}}|O\)D){_items(_VALUE)}{_VERSIONS}\."
+_ITEM = re.compile(rf"X(?:P?{_TENSOR}(?:[yn]O\)D3R)?|h)")
 
 
-def _zip_parts(file: io.FileIO, size: int) -> tuple[dict[str, Any], _Places]:
-    "The tensors of a zip by name, and where the storages lie."
-    with zipfile.ZipFile(file) as archive:    # type: ignore[arg-type]
-        entries = {e.filename.partition("/")[2]: e for e in archive.infolist()}
-        if len(entries) != len(archive.infolist()):
-            raise ValueError("two files in it have one name")
+def _read_word(program: io.BytesIO, pattern: str) -> tuple[str, list[Any]]:
+    "A pickle of this form, as a word and its values."
+    word, values = _look_through(program)
+    if not re.fullmatch(pattern, word) or values[0] != 2:    # the protocol
+        raise ValueError("it holds something else than tensors by name")
+    return word, values
 
-    def small(name: str) -> bytes:
-        begin, length = _zip_place(file, entries[name], size)
-        if length > _MOST_PROGRAM:
-            raise ValueError(f"its {name} has {length} bytes, over {_MOST_PROGRAM}")
-        file.seek(begin)
-        return file.read(length)
-
-    if "byteorder" in entries and small("byteorder") != b"little":
-        raise ValueError("its numbers are big-endian")
-    tensors = run_pickle(io.BytesIO(small("data.pkl")))
-    stored = {name[5:]: e for name, e in entries.items() if name.startswith("data/")}
-    return tensors, {key: _zip_place(file, e, size) for key, e in stored.items()}
-
-# %% ../../../notebooks/pretrained/folder.ipynb #old-parts
-_OLD = 0x1950A86A20F9469CFC6C    # what files of torch.save began with before PyTorch 1.6
-
-
-def _old_parts(file: io.FileIO, size: int) -> tuple[dict[str, Any], _Places]:
-    "The same of a file from before PyTorch 1.6: five pickles, then the storages."
-    file.seek(0)
-    programs = io.BytesIO(file.read(_MOST_PROGRAM))
-    magic = run_pickle(programs)
-    if magic != _OLD or run_pickle(programs) != 1001:
-        raise ValueError("it is of no format of torch.save")
-    if run_pickle(programs).get("little_endian") is not True:
-        raise ValueError("its numbers are big-endian")
-    tensors, keys = run_pickle(programs), run_pickle(programs)
-    views = [view for view in tensors.values() if isinstance(view, _View)]
-    storages = {view.storage.key: view.storage for view in views}
-    at, places = programs.tell(), {}
-    for key in keys:
-        if not isinstance(key, str):
-            raise ValueError("a storage in it has no name")
-        count = storages[key].length
-        file.seek(at)
-        if int.from_bytes(file.read(8), "little") != count:
-            raise ValueError("a storage has another length than its pickle says")
-        places[key] = (at + 8, count * _DTYPES[storages[key].dtype].itemsize)
-        at = sum(places[key])
-    return tensors, places
-
-# %% ../../../notebooks/pretrained/folder.ipynb #stored-view
-def _extent(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+# %% ../../../notebooks/pretrained/folder.ipynb #claimed
+def _extent(shape: list[int], strides: list[int]) -> int:
     "How many numbers of a storage lie from a tensor's first to its last."
     steps = zip(shape, strides, strict=True)
     return 0 if 0 in shape else 1 + sum((n - 1) * by for n, by in steps)
 
 
-def _stored_view(path: Path, name: str, view: Any, places: _Places, size: int) -> Stored:
-    "A tensor of a pickle where it lies, each number of it in the file."
-    if not isinstance(view, _View) or not isinstance(view.storage, _Storage):
-        raise ValueError(f"its {reprlib.repr(name)} is a {type(view).__name__}, no tensor")
-    (key, dtype, length), start, shape, strides = view
-    if not isinstance(key, str) or key not in places:
-        raise ValueError(f"its {reprlib.repr(name)} lies nowhere")
-    numbers = [start, length, *shape, *strides]
-    whole = len(shape) <= 8 and all(type(n) is int and 0 <= n <= size for n in numbers)
-    if not whole or len(shape) != len(strides):
-        raise ValueError(f"its {reprlib.repr(name)} has no shape of a tensor")
-    width, (begin, stored) = _DTYPES[dtype].itemsize, places[key]
-    inside = math.prod(shape) <= length and start + _extent(shape, strides) <= length
-    if not inside or length * width != stored or begin + stored > size:
-        raise ValueError(f"its {reprlib.repr(name)} is not whole")
-    return Stored(path, name, dtype, tuple(shape), (begin + start * width, tuple(strides)))
+def _claimed(
+    path: Path, word: str, values: list[Any], lengths: Mapping[str, int]
+) -> dict[str, Stored]:
+    "The tensors of a table by name, each whole in a storage of so many bytes."
+    stored, made = dict[str, Stored](), dict[int, Stored]()
+    for item in _ITEM.finditer(word):
+        name, last = values[item.start()], item.end() - 1
+        if word[last] == "h":    # the same as one before
+            stored[name] = replace(made[values[last]], name=name)
+            continue
+        spans = [slice(*item.span(group)) for group in range(1, 5)]
+        parts = [[v for v in values[span] if v is not None] for span in spans]
+        (what, kind, key, _, length), (start,), shape, strides = parts
+        counted = len(shape) == len(strides) and min([start, *shape, *strides]) >= 0
+        if what != "storage" or not counted:
+            raise ValueError(f"its {reprlib.repr(name)} has no shape of a tensor")
+        dtype, width = _TYPES[kind]
+        inside = max(math.prod(shape), start + _extent(shape, strides)) <= length
+        if not inside or lengths.get(key) != length * width:
+            raise ValueError(f"its {reprlib.repr(name)} is not whole")
+        stored[name] = made[last] = Stored(path, name, dtype, tuple(shape))
+    return stored
+
+# %% ../../../notebooks/pretrained/folder.ipynb #look-zip
+_MOST_PROGRAM = 2**20    # bytes of a pickle, or of a zip's directory
+_Look = tuple[str, list[Any], dict[str, int]]    # a word, its values, each storage's bytes
+
+
+def _count_files(file: io.BufferedReader, size: int) -> int:
+    "How many files a zip's directory lists, which stands at its end."
+    file.seek(max(size - 98, 0))
+    record, *wide, link, at, last, count, length, begin, comment = struct.unpack(
+        "<4s28xQQQ4s4xQ4x4s6xHLLH", file.read(98).rjust(98, b"\0")
+    )
+    end, whole = size - 22, last == b"PK\5\6" and not comment
+    if link == b"PK\6\7":    # of 64 bits, as torch.save writes it
+        end, (count, length, begin) = size - 98, wide
+        whole = whole and record == b"PK\6\6" and at == end
+    if not whole or begin + length != end or length > _MOST_PROGRAM:
+        raise ValueError(f"it has no directory at its end of at most {_MOST_PROGRAM} bytes")
+    return count
+
+
+def _content(file: io.BufferedReader, entry: zipfile.ZipInfo) -> bytes:
+    "The bytes of a file in a zip."
+    file.seek(entry.header_offset)
+    head = file.read(30)
+    if head[:4] != b"PK\3\4":
+        raise ValueError(f"{reprlib.repr(entry.filename)} in it is cut off")
+    names = (int.from_bytes(head[i : i + 2], "little") for i in (26, 28))
+    file.seek(sum(names), os.SEEK_CUR)
+    return file.read(entry.file_size)
+
+
+def _look_zip(file: io.BufferedReader, size: int) -> _Look:
+    "What the pickle in a zip says, and how long the storages in it are."
+    count = _count_files(file, size)
+    with zipfile.ZipFile(file) as archive:
+        files = {x.orig_filename.partition("/")[2]: x for x in archive.infolist()}
+    if len({name.lower() for name in files}) != count:
+        raise ValueError("two files in it have one name")
+    if "constants.pkl" in files:
+        raise ValueError("it is a program of TorchScript")
+    for name, x in files.items():
+        if x.compress_type or x.compress_size != x.file_size or x.flag_bits & 1:
+            raise ValueError(f"{reprlib.repr(name)} in it is packed")
+        if x.header_offset + x.file_size > size:
+            raise ValueError(f"{reprlib.repr(name)} in it is cut off")
+        if x.file_size > _MOST_PROGRAM and not name.startswith("data/"):
+            what = f"{reprlib.repr(name)} in it has {x.file_size} bytes"
+            raise ValueError(f"{what}, over {_MOST_PROGRAM}")
+    if "byteorder" in files and _content(file, files["byteorder"]) != b"little":
+        raise ValueError("its numbers are big-endian")
+    program = io.BytesIO(_content(file, files["data.pkl"]))
+    stored = {name[5:]: x.file_size for name, x in files.items() if name.startswith("data/")}
+    return *_read_word(program, _TABLE), stored
+
+# %% ../../../notebooks/pretrained/folder.ipynb #look-old
+_OLD = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03."    # its first pickles
+
+
+def _look_old(file: io.BufferedReader, size: int) -> _Look:
+    "The same of a file from before PyTorch 1.6: five pickles, then the storages."
+    file.seek(0)
+    programs = io.BytesIO(file.read(_MOST_PROGRAM))
+    if programs.read(len(_OLD)) != _OLD:
+        raise ValueError("it is of no format of torch.save")
+    machine, _ = _read_word(programs, r"p[}(Xiynu]++\.")
+    if "n" in machine:
+        raise ValueError("its numbers are big-endian")
+    word, values = _read_word(programs, _TABLE)
+    _, keys = _read_word(programs, r"p](?:\(X++e|Xa)*+\.")
+    types = {values[m.end() - 3]: values[m.end() - 4] for m in re.finditer("XSXXi", word)}
+    at, lengths = programs.tell(), dict[str, int]()
+    for key in (key for key in keys if isinstance(key, str)):
+        file.seek(at)
+        count = int.from_bytes(file.read(8), "little")
+        lengths[key] = count * _TYPES[types[key]][1]
+        at += 8 + lengths[key]
+    if at != size:
+        raise ValueError("its storages are not as long as it is")
+    return word, values, lengths
 
 # %% ../../../notebooks/pretrained/folder.ipynb #read-pickle
 _CONVERT = (
@@ -445,10 +402,7 @@ _CONVERT = (
     "model.safetensors"
 )
 _MOST_SHARED = 4    # names that the same numbers may have
-_DAMAGED = (
-    ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, OSError,
-    NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile,
-)    # fmt: skip
+_DAMAGED = ValueError, LookupError, OSError, OverflowError, zipfile.BadZipFile
 
 
 def read_pickle(path: Path) -> dict[str, Stored]:
@@ -459,40 +413,35 @@ def read_pickle(path: Path) -> dict[str, Stored]:
     Chapter *A checkpoint's folder*.
     """
     size = file_size(path)
-    with _Sparing(path) as file:
-        try:
-            parts = _zip_parts if file.read(4) == b"PK\3\4" else _old_parts
-            tensors, places = parts(file, size)
-            stored = {
-                name: _stored_view(path, name, view, places, size)
-                for name, view in tensors.items()
-            }
-            takes = sum(
-                math.prod(there.shape) * _DTYPES[there.dtype].itemsize
-                for there in stored.values()
-            )
-            if takes > _MOST_SHARED * size:
-                raise ValueError("its tensors share their numbers too often")
-        except _DAMAGED as error:
-            why = one_line(error) if isinstance(error, ValueError) else "it is damaged"
-            what = f"is no file of tensors alone ({why}), and it was not run"
-            raise ValueError(f"{shown(path)} {what}; get it anew, or {_CONVERT}") from error
-    return stored
+    try:
+        with path.open("rb") as file:
+            look = _look_zip if file.read(4) == b"PK\3\4" else _look_old
+            stored = _claimed(path, *look(file, size))
+        widths = dict(_TYPES.values())
+        takes = sum(math.prod(s.shape) * widths[s.dtype] for s in stored.values())
+        if takes > _MOST_SHARED * size:
+            raise ValueError("its tensors share their numbers too often")
+        return stored
+    except _DAMAGED as error:
+        why = one_line(error) if isinstance(error, ValueError) else "it is damaged"
+        what = f"is no file of tensors alone ({why}), and it was not run"
+        raise ValueError(f"{shown(path)} {what}; get it anew, or {_CONVERT}") from error
 
 # %% ../../../notebooks/pretrained/folder.ipynb #open-tensors
-def _read_place(there: Stored) -> Tensor:
-    "A tensor's numbers from a pickle, in memory of their own."
-    begin, strides = there.place or (0, ())
-    dtype = _DTYPES[there.dtype]
-    if 0 in there.shape:
-        return torch.empty(there.shape, dtype=dtype)
-    data = bytearray(_extent(there.shape, strides) * dtype.itemsize)
-    with there.path.open("rb") as file:
-        file.seek(begin)
-        if file.readinto(data) != len(data):
-            what = f"{shown(there.path)} changed while it was read"
-            raise ValueError(f"{what}; load it again")
-    return torch.frombuffer(data, dtype=dtype).as_strided(there.shape, strides)
+def _changed(path: Path) -> ValueError:
+    what = f"{shown(path)} changed while it was read, or is damaged"
+    return ValueError(f"{what}; load it again, or get it anew")
+
+
+def _load_pickle(path: Path, asked: set[Stored]) -> dict[str, Tensor]:
+    "The tensors of a file of `torch.save` which promises these, as it did before."
+    try:
+        if not asked <= {*read_pickle(path).values()}:
+            raise _changed(path)
+        mapped = zipfile.is_zipfile(path)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:    # whatever torch says of it
+        raise _changed(path) from error
 
 
 @contextmanager
@@ -500,14 +449,21 @@ def open_tensors(stored: Iterable[Stored]) -> Iterator[Callable[[Stored], Tensor
     """A function that reads the numbers of one of these tensors, of safetensors files or
     of pickles. Raises ValueError for a file that changed. Chapter *A checkpoint's folder*.
     """
+    asked: dict[Path, set[Stored]] = {}
+    for there in stored:
+        asked.setdefault(there.path, set()).add(there)
+    sizes = {path: file_size(path) for path in asked}
     with ExitStack() as stack:
-        paths = {there.path for there in stored if there.place is None}
-        files = {p: stack.enter_context(safe_open(p, framework="pt")) for p in paths}
+        files = {
+            path: _load_pickle(path, theirs).__getitem__ if path.suffix == ".bin"
+            else stack.enter_context(safe_open(path, framework="pt")).get_tensor
+            for path, theirs in asked.items()
+        }    # fmt: skip
 
         def read(there: Stored) -> Tensor:
-            if there.place is not None:
-                return _read_place(there)
-            return files[there.path].get_tensor(there.name)
+            if file_size(there.path) != sizes[there.path]:
+                raise _changed(there.path)
+            return files[there.path](there.name).detach()
 
         yield read
 
