@@ -1,4 +1,4 @@
-"""Weights in a pickle are read as those of safetensors are, and no pickle is ever run."""
+"""Weights in a pickle are read as those of safetensors are, and a pickle that is anything else is never opened."""
 
 import io
 import json
@@ -6,6 +6,8 @@ import os
 import pickle
 import shutil
 import struct
+import subprocess
+import sys
 import time
 import zipfile
 from collections import OrderedDict
@@ -13,13 +15,14 @@ from collections import OrderedDict
 import pytest
 import reference
 import torch
+from safetensors.torch import save_file
 from test_bad_input import refusal
 
-from annotated_decoder.pretrained import folder as folders
 from annotated_decoder.pretrained.folder import open_tensors, read_pickle, stored_tensors
 from annotated_decoder.pretrained.loading import load_pretrained
 
 PICKLED, INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+MAGIC = 0x1950A86A20F9469CFC6C    # the first number of a file from before PyTorch 1.6
 KINDS = ["marian", "marian, two vocabularies", "bart", "t5", "t5, gated"]
 
 
@@ -108,13 +111,18 @@ def test_each_kind_of_tensor_is_read_as_torch_reads_it(tensor, zipped, tmp_path)
             assert found.dtype == wanted.dtype and torch.equal(found, wanted) and stored[name].shape == wanted.shape
 
 
+def taken(stored, name):
+    "A tensor in memory of its own."
+    with open_tensors(stored.values()) as read:
+        return read(stored[name]).clone()
+
+
 def test_a_file_that_shrinks_while_it_is_read_is_refused(tmp_path):
     path = tmp_path / "x.bin"
     torch.save({"a": torch.ones(1000)}, path)
     stored = read_pickle(path)
     path.write_bytes(path.read_bytes()[:500])
-    with open_tensors(stored.values()) as read:
-        refusal(ValueError, lambda: read(stored["a"]), "x.bin changed while it was read", "load it again")
+    refusal(ValueError, lambda: taken(stored, "a"), "x.bin changed while it was read", "load it again")
 
 
 # Nothing runs
@@ -143,6 +151,7 @@ class Set:
 def zipped(path, program, storages=(), compression=zipfile.ZIP_STORED):
     with zipfile.ZipFile(path, "w", compression) as archive:
         archive.writestr("archive/data.pkl", program)
+        archive.writestr("archive/version", "3")
         for key, data in dict(storages).items():
             archive.writestr(f"archive/data/{key}", data)
 
@@ -153,25 +162,25 @@ def by_torch(path, value, **options):
 
 
 RUN = {  # a pickle that would make the folder `ran`, and what is said of it
-    "a call": (lambda path, ran: by_torch(path, Call(os.mkdir, ran)), "names 'posix mkdir'"),
-    "a shell": (lambda path, ran: by_torch(path, Call(os.system, f"mkdir {ran}")), "names 'posix system'"),
+    "a call": (lambda path, ran: by_torch(path, Call(os.mkdir, ran)), "GLOBAL 'posix mkdir'"),
+    "a shell": (lambda path, ran: by_torch(path, Call(os.system, f"mkdir {ran}")), "GLOBAL 'posix system'"),
     "a call in a table": (
         lambda path, ran: by_torch(path, {"a": torch.zeros(2), "b": Call(os.mkdir, ran)}),
-        "names 'posix mkdir'",
+        "GLOBAL 'posix mkdir'",
     ),
     "a call deep in a table": (
         lambda path, ran: by_torch(path, {"a": [({"b": Call(os.mkdir, ran)},)]}),
-        "names 'posix mkdir'",
+        "GLOBAL 'posix mkdir'",
     ),
-    "a call in an attribute": (lambda path, ran: by_torch(path, {"a": Set(ran)}), "names 'posix mkdir'"),
-    "a call as a key": (lambda path, ran: by_torch(path, {Call(os.mkdir, ran): 1}), "names 'posix mkdir'"),
+    "a call in an attribute": (lambda path, ran: by_torch(path, {"a": Set(ran)}), "GLOBAL 'posix mkdir'"),
+    "a call as a key": (lambda path, ran: by_torch(path, {Call(os.mkdir, ran): 1}), "GLOBAL 'posix mkdir'"),
     "a call in the old format": (
         lambda path, ran: by_torch(path, {"a": Call(os.mkdir, ran)}, _use_new_zipfile_serialization=False),
-        "names 'posix mkdir'",
+        "GLOBAL 'posix mkdir'",
     ),
     "eval": (
         lambda path, ran: zipped(path, pickle.dumps(Call(eval, f"__import__('os').mkdir({ran!r})"), protocol=2)),
-        "names '__builtin__ eval'",
+        "GLOBAL '__builtin__ eval'",
     ),
     "a newer protocol": (
         lambda path, ran: zipped(path, pickle.dumps(Call(os.mkdir, ran), protocol=4)),
@@ -181,16 +190,25 @@ RUN = {  # a pickle that would make the folder `ran`, and what is said of it
         lambda path, ran: zipped(path, b"(S'" + ran.encode() + b"'\nios\nmkdir\n."),
         "has the instruction STRING",
     ),
-    "no zip": (lambda path, ran: path.write_bytes(pickle.dumps(Call(os.mkdir, ran), protocol=2)), "'posix mkdir'"),
+    "no zip": (
+        lambda path, ran: path.write_bytes(pickle.dumps(Call(os.mkdir, ran), protocol=2)),
+        "is of no format of torch.save",
+    ),
     "a second pickle": (
         lambda path, ran: path.write_bytes(
-            pickle.dumps(folders._OLD, protocol=2) + pickle.dumps(Call(os.mkdir, ran), protocol=2)
+            pickle.dumps(MAGIC, protocol=2) + pickle.dumps(Call(os.mkdir, ran), protocol=2)
         ),
-        "'posix mkdir'",
+        "is of no format of torch.save",
+    ),
+    "a third pickle": (
+        lambda path, ran: path.write_bytes(
+            b"".join(pickle.dumps(value, protocol=2) for value in (MAGIC, 1001, Call(os.mkdir, ran)))
+        ),
+        "GLOBAL 'posix mkdir'",
     ),
     "a name that is a string": (
         lambda path, ran: zipped(path, b"\x80\x02X\x0b\x00\x00\x00posix mkdirX\x01\x00\x00\x00x\x85R."),
-        "calls what is no function of tensors",
+        "holds something else than tensors by name",
     ),
 }
 
@@ -205,16 +223,25 @@ def test_a_pickle_that_would_run_something_is_refused_and_nothing_runs(write, pa
     assert not ran.exists() and message.count(str(folder)) == 1
 
 
-def test_reading_a_pickle_uses_neither_pickle_nor_torch_load(home, tmp_path, monkeypatch):
-    folder = pickled(home, "bart", tmp_path / "pickled")
-    expected = load_pretrained(home / "bart")
+def test_torch_opens_only_what_was_looked_through_and_only_as_weights(home, tmp_path, monkeypatch):
+    folder, opened, load = pickled(home, "bart", tmp_path / "pickled"), [], torch.load
+
+    def watched(path, **options):
+        opened.append((path.name, options))
+        return load(path, **options)
 
     def refuse(*args, **options):
         raise AssertionError("a pickle was run")
 
-    for module, name in ((pickle, "load"), (pickle, "loads"), (pickle, "Unpickler"), (torch, "load")):
-        monkeypatch.setattr(module, name, refuse)
-    assert same(load_pretrained(folder), expected)
+    for name in ("load", "loads", "Unpickler"):
+        monkeypatch.setattr(pickle, name, refuse)
+    monkeypatch.setattr(torch, "load", watched)
+    assert [*stored_tensors(folder)] and opened == []    # names and shapes are told without it
+    assert same(load_pretrained(folder), load_pretrained(home / "bart"))
+    assert opened == [(PICKLED, {"map_location": "cpu", "weights_only": True, "mmap": True})]
+    by_torch(folder / PICKLED, {"a": Call(os.mkdir, str(tmp_path / "ran"))})
+    refusal(ValueError, lambda: load_pretrained(folder), "GLOBAL 'posix mkdir'")
+    assert len(opened) == 1 and not (tmp_path / "ran").exists()
 
 
 # What is not whole, or claims too much
@@ -223,8 +250,12 @@ def test_reading_a_pickle_uses_neither_pickle_nor_torch_load(home, tmp_path, mon
 class View:
     "A tensor as a pickle tells of it, true or not."
 
-    def __init__(self, *, key="0", length=4, start=0, shape=(4,), strides=(1,), kind="storage", dtype="FloatStorage"):
-        self.told = (kind, Name(f"torch {dtype}"), key, "cpu", length), start, shape, strides
+    def __init__(
+        self, *, key="0", length=4, start=0, shape=(4,), strides=(1,), kind="storage", dtype="FloatStorage", old=False
+    ):
+        shape, strides = (tuple([*x]) if isinstance(x, tuple) else x for x in (shape, strides))    # its own, as torch's
+        storage = (kind, Name(f"torch {dtype}"), key, "cpu", length) + (None,) * old
+        self.told = storage, start, shape, strides
 
 
 class Name(str):
@@ -273,26 +304,27 @@ def doubled(times):
 
 CLAIMS = {  # what a table tells, and what is said
     "a storage longer than it is": (View(length=5), "is not whole"),
-    "a storage beyond belief": (View(length=2**60, shape=(2**60,)), "has no shape of a tensor"),
+    "a storage beyond belief": (View(length=2**60, shape=(2**60,)), "is not whole"),
+    "a storage of 10^12 numbers": (View(length=10**12, shape=(10**12,)), "is not whole"),
     "more than its storage": (View(shape=(5,)), "is not whole"),
     "one number many times": (View(shape=(100, 100), strides=(0, 0)), "is not whole"),
     "a start after the end": (View(start=1), "is not whole"),
     "a start before it": (View(start=-1), "has no shape of a tensor"),
     "a step back": (View(strides=(-1,)), "has no shape of a tensor"),
-    "a length that is true": (View(shape=(True,)), "has no shape of a tensor"),
-    "a length of letters": (View(shape=("4",)), "has no shape of a tensor"),
-    "a shape that is a number": (View(shape=4), "it is damaged"),
+    "a length that is true": (View(shape=(True,)), "holds something else than tensors by name"),
+    "a length of letters": (View(shape=("4",)), "holds something else than tensors by name"),
+    "a shape that is a number": (View(shape=4), "holds something else than tensors by name"),
     "strides for another shape": (View(strides=(1, 1)), "has no shape of a tensor"),
-    "a hundred dimensions": (View(shape=(1,) * 100, strides=(1,) * 100), "has no shape of a tensor"),
-    "a storage that is not there": (View(key="1"), "lies nowhere"),
-    "a storage with a number for a name": (View(key=0), "lies nowhere"),
-    "a storage of another kind": (View(kind="module"), "has a storage of another kind"),
-    "a storage of an unknown type": (View(dtype="ComplexFloatStorage"), "names 'torch ComplexFloatStorage'"),
-    "a number": (3, "is a int, no tensor"),
-    "a table in a table": ({"b": View()}, "is a dict, no tensor"),
-    "a list": ([1.5], "has the instruction APPEND, which no tensor needs"),
-    "a name that doubles": (View(key=doubled(60)), "lies nowhere"),
-    "a kind that doubles": (View(kind=doubled(60)), "has a storage of another kind"),
+    "a hundred dimensions": (View(shape=(1,) * 100, strides=(1,) * 100), "holds something else than tensors by name"),
+    "a storage that is not there": (View(key="1"), "is not whole"),
+    "a storage with a number for a name": (View(key=0), "holds something else than tensors by name"),
+    "a storage of another kind": (View(kind="module"), "has no shape of a tensor"),
+    "a storage of an unknown type": (View(dtype="ComplexFloatStorage"), "GLOBAL 'torch ComplexFloatStorage'"),
+    "a number": (3, "holds something else than tensors by name"),
+    "a table in a table": ({"b": View()}, "holds something else than tensors by name"),
+    "a list": ([1.5], "has the instruction BINFLOAT 1.5, which no tensor needs"),
+    "a name that doubles": (View(key=doubled(60)), "repeats what is no name and no tensor"),
+    "a kind that doubles": (View(kind=doubled(60)), "repeats what is no name and no tensor"),
 }
 
 
@@ -334,11 +366,12 @@ def huge(data):
 BROKEN = {  # what is done to the bytes of a whole zip, and what is said
     "nothing": (lambda data: b"", ""),
     "two bytes": (lambda data: data[:2], ""),
-    "half": (lambda data: data[: len(data) // 2], "it is damaged"),
-    "no end": (lambda data: data[:-1], "it is damaged"),
+    "half": (lambda data: data[: len(data) // 2], "has no directory at its end"),
+    "no end": (lambda data: data[:-1], "has no directory at its end"),
     "zeros": (lambda data: bytes(1000), ""),
     "two of one name": (renamed, "two files in it have one name"),
     "four gigabytes": (huge, "is cut off"),
+    "a zip of the future": (lambda data: data.replace(b"PK\1\2\x14\3\x14", b"PK\1\2\x14\3\x65"), "it is damaged"),
     "another byte order": (lambda data: data.replace(b"little", b"bigend"), "big-endian"),
     "an archive of something else": (lambda data: data.replace(b"data.pkl", b"date.pkl"), "it is damaged"),
     "no beginning of a file": (lambda data: b"PK\3\4" + data[4:].replace(b"PK\3\4", b"PK\3\5"), "is cut off"),
@@ -351,6 +384,7 @@ def test_a_zip_that_is_not_whole_is_refused(change, part, tmp_path):
     with zipfile.ZipFile(tmp_path / PICKLED, "w") as archive:
         archive.writestr("archive/byteorder", "little")
         archive.writestr("archive/data.pkl", program({"a": View(), "b": View(key="1")}))
+        archive.writestr("archive/version", "3")
         archive.writestr("archive/data/0", bytes(16))
         archive.writestr("archive/data/1", bytes(16))
     assert [*stored_tensors(tmp_path)] == ["a", "b"]
@@ -360,14 +394,14 @@ def test_a_zip_that_is_not_whole_is_refused(change, part, tmp_path):
 
 def test_a_bomb_is_not_unpacked(tmp_path):
     zipped(tmp_path / PICKLED, program({"a": View()}) + bytes(10**7), compression=zipfile.ZIP_DEFLATED)
-    refusal(ValueError, lambda: stored_tensors(tmp_path), "'archive/data.pkl' in it is packed")
+    refusal(ValueError, lambda: stored_tensors(tmp_path), "'data.pkl' in it is packed")
 
 
 def test_a_long_program_and_a_long_directory_are_not_read(tmp_path):
     zipped(tmp_path / PICKLED, program({"a": View()}) + bytes(2**20))
-    refusal(ValueError, lambda: stored_tensors(tmp_path), "its data.pkl has", "bytes, over 1048576")
+    refusal(ValueError, lambda: stored_tensors(tmp_path), "'data.pkl' in it has", "bytes, over 1048576")
     zipped(tmp_path / PICKLED, program({}), {f"{i:0400}": b"" for i in range(3000)})
-    refusal(ValueError, lambda: stored_tensors(tmp_path), "it is damaged")
+    refusal(ValueError, lambda: stored_tensors(tmp_path), "has no directory at its end of at most 1048576 bytes")
 
 
 def test_the_longest_program_takes_little_time(tmp_path):
@@ -394,3 +428,236 @@ def test_an_old_file_that_lies_is_refused(change, tmp_path):
         }[change]
     )
     refusal(ValueError, lambda: stored_tensors(tmp_path), PICKLED, "get it anew")
+
+
+# What would hang, take memory, end the process or be read in two ways
+
+
+def zip_of(files):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(f"archive/{name}", data)
+    return out.getvalue()
+
+
+def members(path, more, **options):
+    "A zip of a table of one tensor and of more files."
+    zipped(path, program({"a": View()}), {"0": bytes(16)}, **options)
+    with zipfile.ZipFile(path, "a") as archive:
+        for name, data in more.items():
+            archive.writestr(f"archive/{name}", data)
+
+
+NUMBERS = struct.pack("<q4f", 4, 1, 2, 3, 4)
+
+
+def old(table=None, keys=("0",), numbers=NUMBERS, machine=None):
+    "A file from before PyTorch 1.6, from its parts."
+    told = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    programs = [pickle.dumps(value, protocol=2) for value in (MAGIC, 1001, told, list(keys))]
+    programs[2] = machine or programs[2]
+    programs.insert(3, table or one())
+    return b"".join(programs) + numbers
+
+
+def one(**view):
+    "The table of an old file of one tensor."
+    return program({"a": View(old=True, **view)})
+
+
+def test_the_old_writer_writes_what_torch_reads(tmp_path):
+    (tmp_path / "x.bin").write_bytes(old())
+    assert torch.equal(taken(read_pickle(tmp_path / "x.bin"), "a"), torch.tensor([1.0, 2, 3, 4]))
+    torch.save({"a": torch.ones(3)}, tmp_path / "x.bin", _use_new_zipfile_serialization=False)
+    assert taken(read_pickle(tmp_path / "x.bin"), "a").tolist() == [1, 1, 1]
+
+
+DEEP = b"\x80\x02})" + b"\x85" * 5 * 10**5 + b"K\x01s."    # a key that is a tuple in a tuple in a tuple …
+HUGE = struct.pack("<L", 2**32 - 1)
+KEPT = b"\x80\x02}X\x01\x00\x00\x00aq\x00"    # a table, and a text that is kept
+
+
+class Sub(torch.Tensor):
+    pass
+
+
+HOSTILE = {
+    "a deep key": lambda path: zipped(path, DEEP, {"0": bytes(16)}),
+    "a deep key, old": lambda path: path.write_bytes(old(table=DEEP)),
+    "a deep key of the machine's": lambda path: path.write_bytes(old(machine=DEEP)),
+    "deep marks": lambda path: zipped(path, b"\x80\x02" + b"(" * 10**5 + b"t" * 10**5 + b".", {}),
+    "deep lists": lambda path: zipped(path, b"\x80\x02" + b"]" * 10**5 + b"a" * 10**5 + b".", {}),
+    "a text of four gigabytes": lambda path: zipped(path, b"\x80\x02}X" + HUGE + b"aK\x01s.", {}),
+    "a number of 255 bytes": lambda path: zipped(path, program({"a": View(length=2**2000, shape=(2**2000,))}), {}),
+    "a number of a million digits": lambda path: zipped(path, b"\x80\x02}I" + b"9" * 10**6 + b"\ns.", {}),
+    "a number of four gigabytes": lambda path: zipped(path, b"\x80\x02}\x8b" + HUGE[:3] + b"\x7fa.", {}),
+    "a text kept often": lambda path: zipped(path, KEPT + b"h\x00q\x01" * 2 * 10**5 + b".", {}),
+    "a place in memory far away": lambda path: zipped(path, KEPT + b"r" + HUGE + b"j" + HUGE + b"s.", {}),
+    "what was never kept": lambda path: zipped(path, b"\x80\x02}h\x07K\x01s.", {}),
+    "nothing at all": lambda path: zipped(path, b"", {}),
+    "only a keep": lambda path: zipped(path, b"q\x00.", {}),
+    "protocol 4": lambda path: zipped(path, b"\x80\x04}.", {}),
+    "two protocols": lambda path: zipped(path, b"\x80\x02\x80\x04}.", {}),
+    "a program of TorchScript": lambda path: members(path, {"constants.pkl": b""}),
+    "a second program in capitals": lambda path: members(path, {"DATA.PKL": DEEP}),
+    "a second program of the same name": lambda path: zipped(path, DEEP, {"0": bytes(16), "../data.pkl": b""}),
+    "a packed storage": lambda path: members(path, {"data/1": bytes(100)}, compression=zipfile.ZIP_DEFLATED),
+    "a long serialization_id": lambda path: members(path, {".data/serialization_id": bytes(2**20 + 1)}),
+    "a second version in capitals": lambda path: members(path, {"Version": b"3"}),
+    "no version": lambda path: path.write_bytes(zip_of({"data.pkl": program({"a": View()}), "data/0": bytes(16)})),
+    "an old storage in a zip": lambda path: zipped(path, one(), {"0": bytes(16)}),
+    "a new storage in an old file": lambda path: path.write_bytes(old(program({"a": View()}))),
+    "big-endian numbers": lambda path: members(path, {"byteorder": "big"}),
+    "a tensor subclass": lambda path: by_torch(path, {"a": torch.ones(3).as_subclass(Sub)}),
+    "a tensor of no numbers": lambda path: by_torch(path, {"a": torch.ones(3, device="meta")}),
+    "a sparse tensor": lambda path: by_torch(path, {"a": torch.ones(3, 3).to_sparse()}),
+    "complex numbers": lambda path: by_torch(path, {"a": torch.ones(3, dtype=torch.complex64)}),
+    "eight bits": lambda path: by_torch(path, {"a": torch.ones(3).to(torch.float8_e4m3fn)}),
+    "expanded": lambda path: by_torch(path, {"a": torch.ones(1).expand(10**6, 10**6)}),
+    "old, expanded": lambda path: path.write_bytes(old(one(shape=(10**6, 10**6), strides=(0, 0)))),
+    "old, a storage of 10^12 numbers": lambda path: path.write_bytes(
+        old(one(length=10**12, shape=(10**12,)), numbers=struct.pack("<q4f", 10**12, 1, 2, 3, 4))
+    ),
+    "old, a tensor beyond its storage": lambda path: path.write_bytes(old(one(shape=(10**5,)))),
+    "old, a key that is not listed": lambda path: path.write_bytes(old(keys=(), numbers=b"")),
+    "old, a key that is listed twice": lambda path: path.write_bytes(old(keys=("0", "0"))),
+    "old, a list in the list of keys": lambda path: path.write_bytes(old(keys=("0", ["0"]))),
+    "old, bytes after the end": lambda path: path.write_bytes(old() + b"\0"),
+    "a pipe": os.mkfifo,
+    "a link to zeros": lambda path: path.symlink_to("/dev/zero"),
+    "a hole of a terabyte": lambda path: (path.touch(), os.truncate(path, 2**40)),
+    "a hole of a terabyte after a zip": lambda path: (members(path, {}), os.truncate(path, 2**40)),
+    "a hole of a terabyte after an old file": lambda path: (path.write_bytes(old()), os.truncate(path, 2**40)),
+}
+
+CHILD = """
+import json, resource, signal, sys, time, warnings
+from pathlib import Path
+from annotated_decoder.pretrained.folder import open_tensors, stored_tensors
+have = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (have + 2**29, have + 2**29))
+warnings.simplefilter("error")
+for folder in json.load(sys.stdin):
+    signal.alarm(20)
+    start, said = time.process_time(), ["", ""]
+    try:
+        stored = stored_tensors(Path(folder))
+        with open_tensors(stored.values()) as read:
+            for there in stored.values():
+                read(there).contiguous()
+    except BaseException as error:
+        said = [type(error).__name__, str(error)]
+    print(json.dumps([time.process_time() - start, *said]), flush=True)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pipes, devices and limits as Linux has them")
+def test_whatever_it_holds_a_file_is_refused_in_one_sentence_soon_and_without_memory(tmp_path):
+    for what, write in HOSTILE.items():
+        (tmp_path / what).mkdir()
+        write(tmp_path / what / PICKLED)
+    given = json.dumps([str(tmp_path / what) for what in HOSTILE])
+    run = subprocess.run([sys.executable, "-c", CHILD], input=given, capture_output=True, text=True, timeout=300)
+    lines = [json.loads(line) for line in run.stdout.splitlines()]
+    assert len(lines) == len(HOSTILE), (run.returncode, [*HOSTILE][len(lines)], run.stderr[-2000:])
+    for what, (seconds, kind, text) in zip(HOSTILE, lines, strict=True):
+        assert kind == "ValueError" and text.isprintable() and len(text) < 600, (what, kind, text)
+        assert text.count(PICKLED) == 1 and "get it anew" in text and seconds < 5, (what, seconds, text)
+
+
+def zip64(data):
+    "The same zip with a directory of 64 bits, as torch.save writes it."
+    count, length, begin = struct.unpack("<10xHLL2x", data[-22:])
+    record = b"PK\6\6" + struct.pack("<Q12x4Q", 44, count, count, length, begin)
+    return data[:-22] + record + b"PK\6\7" + struct.pack("<LQL", 0, len(data) - 22, 1) + data[-22:]
+
+
+def ended(data, count=0, length=0, begin=0, comment=b""):
+    "A zip whose end says something else by so much, and has a comment."
+    numbers = [a + b for a, b in zip(struct.unpack("<HLL", data[-12:-2]), (count, length, begin), strict=True)]
+    return data[:-12] + struct.pack("<HLLH", *numbers, len(comment)) + comment
+
+
+TWO_READINGS = {  # a zip in which Python and torch could see different files
+    "bytes before it": lambda data: b"PK\3\4" + data,
+    "a comment": lambda data: ended(data, comment=b"x"),
+    "a directory elsewhere": lambda data: ended(data, begin=4),
+    "a longer directory": lambda data: ended(data, length=4),
+    "one file less": lambda data: ended(data, count=-1),
+    "a record of 64 bits elsewhere": lambda data: zip64(data)[:-34] + struct.pack("<Q", 0) + zip64(data)[-26:],
+    "a record of 64 bits that is none": lambda data: zip64(data).replace(b"PK\6\6", b"PK\6\5"),
+    "a directory of 64 bits elsewhere": lambda data: zip64(data)[:-50] + struct.pack("<Q", 0) + zip64(data)[-42:],
+}
+
+
+@pytest.mark.parametrize("change", TWO_READINGS.values(), ids=TWO_READINGS)
+def test_a_zip_of_two_readings_is_refused(change, tmp_path):
+    path = tmp_path / PICKLED
+    members(path, {})
+    data = path.read_bytes()
+    path.write_bytes(zip64(data))
+    assert [*stored_tensors(tmp_path)] == ["a"]
+    path.write_bytes(change(data))
+    refusal(ValueError, lambda: stored_tensors(tmp_path), PICKLED, "get it anew")
+
+
+@pytest.mark.parametrize("change", ["other shapes", "a call", "cut", "gone"])
+def test_a_file_that_changes_before_it_is_read_is_refused(change, tmp_path):
+    path = tmp_path / "x.bin"
+    torch.save({"a": torch.ones(1000)}, path)
+    stored = read_pickle(path)
+    if change == "other shapes":
+        torch.save({"a": torch.ones(999)}, path)
+    elif change == "a call":
+        by_torch(path, {"a": Call(os.mkdir, str(tmp_path / "ran"))})
+    elif change == "cut":
+        path.write_bytes(path.read_bytes()[:-1])
+    else:
+        path.unlink()
+    refusal(ValueError, lambda: taken(stored, "a"), "x.bin", "get it anew" if change != "gone" else "is missing")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["x.bin", "model.safetensors"])
+def test_a_file_that_is_cut_while_it_is_open_is_refused(name, tmp_path):
+    path = tmp_path / name
+    (torch.save if name == "x.bin" else save_file)({"a": torch.ones(10**5)}, path)
+    stored = read_pickle(path) if name == "x.bin" else stored_tensors(tmp_path)
+    with open_tensors(stored.values()) as read:
+        os.truncate(path, 1000)
+        refusal(ValueError, lambda: read(stored["a"]), f"{name} changed while it was read", "load it again")
+
+
+def test_whole_files_are_read_without_a_warning_in_any_mode(home, tmp_path, recwarn):
+    folders = [pickled(home, "bart", tmp_path / str(z), _use_new_zipfile_serialization=z) for z in (True, False)]
+    expected = load_pretrained(home / "bart")
+    with torch.inference_mode(), torch.device("meta"):
+        models = [load_pretrained(folder) for folder in folders]
+    for model in models:
+        assert same(model, expected) and not any(p.is_inference() or p.is_meta for p in model.parameters())
+    with torch.inference_mode(), torch.device("meta"):
+        for folder in folders:
+            stored = stored_tensors(folder)
+            name = min(stored)
+            assert torch.equal(taken(stored, name), torch.load(folder / PICKLED, map_location="cpu")[name])
+    assert [*recwarn] == []
+
+
+def test_tied_tensors_and_parts_of_one_storage_are_read(tmp_path):
+    table, path = torch.arange(12.0).view(4, 3), tmp_path / PICKLED
+    for zipped_ in (True, False):
+        state = OrderedDict(a=table, b=table, c=table[1:], d=table.T)
+        torch.save(state, path, _use_new_zipfile_serialization=zipped_)
+        stored = stored_tensors(tmp_path)
+        for name, tensor in state.items():
+            assert torch.equal(taken(stored, name), tensor) and stored[name].shape == tuple(tensor.shape)
+
+
+def test_a_file_without_checksums_is_read(tmp_path):
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save({"a": torch.ones(3)}, tmp_path / PICKLED)
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert taken(stored_tensors(tmp_path), "a").tolist() == [1, 1, 1]
