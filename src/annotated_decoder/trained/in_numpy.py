@@ -384,7 +384,9 @@ def check_finite(
     "ValueError where the highest logit of a row that goes on is NaN or infinite."
     stuck = np.flatnonzero(going & ~np.isfinite(logits.max(-1)))
     if len(stuck):
-        what = f"rows {stuck.tolist()} have NaN, +∞ or only −∞ for logits"
+        more = f" and {len(stuck) - 8} more" if len(stuck) > 8 else ""
+        rows = f"rows {stuck[:8].tolist()}{more}"
+        what = f"{rows} have NaN, +∞ or only −∞ for logits"
         remedy = "look for them in the weights and the source"
         raise ValueError(f"step {position + 1}: {what}; {remedy}")
 
