@@ -128,7 +128,7 @@ def _kind(x: Any) -> str:
         return repr(x)
     return f"{x.dtype} of shape {tuple(x.shape)} on {x.device}"
 
-
+# %% ../../notebooks/10_generation.ipynb #refused-rows
 def rows_named(rows: list[int]) -> str:
     """Rows as a message has them: the first eight, and how many more there are.
 

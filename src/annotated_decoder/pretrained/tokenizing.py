@@ -53,7 +53,7 @@ def _read_vocabulary(path: Path) -> dict[str, int]:
         raise ValueError(f"{path} has no {', '.join(sorted(missing))}; get it anew")
     return table
 
-
+# %% ../../../notebooks/pretrained/tokenizing.ipynb #read-pieces
 def _read_pieces(path: Path) -> Any:
     "A model of SentencePiece. Raises ValueError where the file is none."
     library = _import_extra("sentencepiece")
@@ -64,7 +64,6 @@ def _read_pieces(path: Path) -> Any:
         return model
     except (OSError, RuntimeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no whole model of SentencePiece; get it anew") from error
-
 
 # %% ../../../notebooks/pretrained/tokenizing.ipynb #pair
 class PairTokenizer:
