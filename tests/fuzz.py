@@ -77,7 +77,9 @@ def work(home: str, kinds: list[str]) -> None:
         os.dup2(heard, stream)
     asked = os.fdopen(os.dup(0))
     whole = {(kind, -1 - i) for kind in kinds if kind in KINDS for i in range(len(KINDS[kind].specimens))}
+    telling.nothing = True
     tried = [(kind, break_law(kind, 0, n, Path(home), noise)) for kind, n in sorted(whole)]
+    telling.nothing = False
     broken = [f"{kind}, untouched: {why}" for kind, why in tried if why]
     have = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (have + MEMORY, have + MEMORY))

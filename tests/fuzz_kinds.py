@@ -59,15 +59,16 @@ def make_model(folder, name):
 
 def make_checkpoint(folder, name):
     import reference
+    import tokenizers
     from test_translating import write_marian
-    from test_wild_folders import words
 
     if name == "marian":
         write_marian(folder)
         return
     wide = dict(num_mel_bins=80, max_source_positions=1500, encoder_layers=1) if name == "whisper" else {}
     model = reference.write(folder, name.removesuffix(".bin"), **wide)
-    words(folder)
+    words = tokenizers.models.WordLevel({"<unk>": 3, "a": 5, "the": 6, "cat": 7}, unk_token="<unk>")
+    tokenizers.Tokenizer(words).save(str(folder / "tokenizer.json"))
     if name.endswith(".bin"):
         (folder / "model.safetensors").unlink()
         old = name.startswith("t5")
@@ -106,7 +107,11 @@ def make_state(folder, name):
 
 
 def make_command(folder, name):
+    from test_translating import write_marian
+
     make_model(folder, name)
+    (folder / "checkpoint").mkdir()
+    write_marian(folder / "checkpoint")
     (folder / "given.json").write_text(json.dumps([["pronounce", "cat"], ""]))
 
 
@@ -118,7 +123,6 @@ def make_data(folder, name):
     for name in SOUNDS:
         soundfile.write(folder / name, tone, 8_000)
     (folder / "text").write_bytes("A cat, 3 “dogs” — e.g. x-ray’s.\r\nÉtude https://a.b/c CSR\n".encode() * 3)
-    (folder / "words").write_text("a AH0\na(2) EY1\ncat K AE1 T\n")    # refused by its hash, as any but one
 
 
 MAKE = {
@@ -201,6 +205,11 @@ def damage_state(rng, folder):
         (path.parent / "sha256").write_text(hashlib.sha256(data).hexdigest())
 
 
+def write_words(rng, folder):
+    "A dictionary, which is none of that one hash."
+    (folder / "words").write_bytes(damage_bytes(rng, b"a AH0\na(2) EY1\ncat K AE1 T # a comment\n"))
+
+
 def json_like(value):
     "The same of plain dicts and lists."
     if isinstance(value, dict):
@@ -226,8 +235,8 @@ def wild_command(rng, folder):
 
     command = rng.choice([*OPTIONS, *OPTIONS, *OPTIONS, argument()])
     arguments = [command]
-    if command in ("translate", "transcribe") and rng.random() < 0.7:
-        arguments += ["--model", "model"]
+    if command in ("translate", "transcribe") and rng.random() < 0.8:
+        arguments += ["--model", "checkpoint"]
     for _ in range(rng.randint(0, 4)):
         arguments.append(rng.choice(OPTIONS.get(command, "--version --help").split()))
         arguments += [argument()] * rng.choice([0, 1, 1])
@@ -350,13 +359,14 @@ def use_data(folder):
     for path in folder.glob("sound.*"):
         with telling():
             read_audio(path)
-    with telling():
-        read_cmudict(folder / "words")
+    if (folder / "words").exists():
+        with telling():
+            read_cmudict(folder / "words")
 
 
 SOUNDS = tuple(f"sound.{form}" for form in ("wav", "flac", "ogg", "aiff"))
 PIECES = ("pieces.T5", "pieces.Pegasus", "pieces.MBart", "pieces.Nllb", "pieces.M2M100")
-CHECKPOINTS = ("marian", "bart", "t5, gated", "mbart", "whisper")
+CHECKPOINTS = ("marian", "bart", "t5, gated", "pegasus", "whisper")
 KINDS = {
     "model": Kind(("model",), forge_model, use_model),
     "config": Kind(CHECKPOINTS, damage_json("config.json"), use_checkpoint),
@@ -372,7 +382,7 @@ KINDS = {
     "onnx": Kind(("onnx",), damage_onnx, use_onnx),
     "state": Kind(("state",), damage_state, use_state),
     "command": Kind(("command",), wild_command, use_command),
-    "data": Kind(("data",), damage_file("text", "words", *SOUNDS), use_data),
+    "data": Kind(("data",), either(*[damage_file("text", *SOUNDS)] * 6, write_words), use_data),
 }    # fmt: skip
 
 

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from copy import deepcopy
 
 import jaxtyping
@@ -509,6 +510,20 @@ def test_what_onnxruntime_says_steers_no_terminal(exported, monkeypatch):
         OnnxModel(exported("pre-norm")[1])
     said = str(refused.value)
     assert said.isprintable() and len(said) < 600
+
+
+def test_onnxruntime_logs_nothing_to_the_terminal(exported, tmp_path, capfd):
+    shutil.copytree(exported("pre-norm")[1], tmp_path, dirs_exist_ok=True)
+    decoder = onnx.load(tmp_path / "decoder.onnx")
+    decoder.graph.output[1].type.tensor_type.shape.dim.pop()
+    onnx.save_model(decoder, tmp_path / "decoder.onnx")
+    said = json.loads((tmp_path / "model.json").read_text())
+    said["sha256"]["decoder.onnx"] = hashlib.sha256((tmp_path / "decoder.onnx").read_bytes()).hexdigest()
+    (tmp_path / "model.json").write_text(json.dumps(said))
+    capfd.readouterr()
+    with suppress(ValueError):
+        OnnxModel(tmp_path)
+    assert capfd.readouterr().err == ""
 
 
 def test_damaged_folders_are_used_or_refused_in_one_sentence(exported, tmp_path):

@@ -101,9 +101,10 @@ class OnnxModel:
         import onnxruntime
 
         self.about, files = read_folder(folder)
-        cpu, self.folder = ["CPUExecutionProvider"], folder
+        cpu, self.folder, quiet = ["CPUExecutionProvider"], folder, onnxruntime.SessionOptions()
+        quiet.log_severity_level = 4                                # its log would go to a terminal as it is
         with self._telling():
-            self.encoder, self.decoder = (onnxruntime.InferenceSession(data, providers=cpu) for data in files)
+            self.encoder, self.decoder = (onnxruntime.InferenceSession(data, quiet, providers=cpu) for data in files)
             _check_said(self.about, self.encoder, self.decoder)
         self.self_names, self.cross_names = (layer_names(self.about["n_layers"], kind) for kind in ("self", "cross"))
 
