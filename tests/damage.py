@@ -3,6 +3,8 @@
 import json
 import re
 import struct
+from contextlib import suppress
+from copy import deepcopy
 
 LONGEST = 1_000    # characters of a sentence
 STEERING = re.compile("[\0-\x08\x0a-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -70,9 +72,14 @@ def wild(rng, depth=0):
 
 
 def places(value):
-    "Every object and list in a value, each with its keys, as long as it is."
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [(value, key) for key, _ in inner] + [place for _, each in inner for place in places(each)]
+    "Every place in a value: the object or list, and the key."
+    found, waiting = [], [value]
+    while waiting:
+        each = waiting.pop()
+        keys = [*each] if isinstance(each, dict) else range(len(each)) if isinstance(each, list) else ()
+        found += [(each, key) for key in keys]
+        waiting += [each[key] for key in keys]
+    return found
 
 
 def damage_value(rng, value, make=wild):
@@ -86,11 +93,12 @@ def damage_value(rng, value, make=wild):
         if dice < 0.1:
             del holder[key]
         elif dice < 0.2:
-            (_, other) = other_place = rng.choice(there)
-            holder[key] = other_place[0][other] if other_place[0] is not holder else make(rng)
+            other, its_key = rng.choice(there)
+            with suppress(LookupError, RecursionError):    # it is gone by now, or too deep
+                holder[key] = deepcopy(other[its_key])
         elif dice < 0.3 and isinstance(holder, dict):
             holder[wild_text(rng)] = holder.pop(key)
-        elif dice < 0.4 and type(holder[key]) in (int, float):
+        elif dice < 0.4 and type(holder[key]) in (int, float) and abs(holder[key]) < 2**40:
             holder[key] += rng.choice([1, -1, 0.5, 1_000, -1_000])
         else:
             holder[key] = make(rng)
