@@ -12,7 +12,7 @@ READY := .venv/.ready-$(shell printf '%s %s' '$(CURDIR)' "$$($(PYTHON) -V 2>&1)"
 # One thread each, so that a sum is added up in the same order on every machine.
 QUIET := OMP_NUM_THREADS=1 PYTHONHASHSEED=0 PYDEVD_DISABLE_FILE_VALIDATION=1 JUPYTER_PLATFORM_DIRS=1
 
-.PHONY: help env book serve pdf epub test lint unit notebooks mutants alone pages export run chapter lock audit weights evaluate kinds peers parity speed decoding-speed ablation dist clean
+.PHONY: help env book serve pdf epub test lint unit fuzz notebooks mutants alone pages export run chapter lock audit weights evaluate kinds peers parity speed decoding-speed ablation dist clean
 
 help:  ## list the commands
 	@sed -nE 's/^([a-z-]+):.*## (.*)/\1 \2/p' $(MAKEFILE_LIST) | while read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
@@ -60,6 +60,14 @@ lint: $(READY)  ## style, types, workflows, stamps, and stored outputs that are 
 
 unit: $(READY)  ## the laws, on the package
 	$(QUIET) $(BIN)/python -m pytest -n 2 --ignore tests/pages tests
+
+# Of inputs: how many, from which seed, of which kinds (all unless named), or one number alone, as a fault is told.
+N := 10000
+SEED := 1
+KIND :=
+NUMBER :=
+fuzz: $(READY)  ## damaged inputs, each used or refused in a sentence: make fuzz N=1000 SEED=2 KIND="onnx command"
+	$(QUIET) $(BIN)/python tests/fuzz.py -n $(N) --seed $(SEED) $(if $(KIND),--kinds $(KIND)) $(if $(NUMBER),--number $(NUMBER))
 
 mutants: $(READY)  ## break each law, and see the test meant for it fail
 	$(QUIET) $(BIN)/python tools/mutations.py

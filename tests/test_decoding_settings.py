@@ -278,6 +278,8 @@ def test_rows_that_end_in_padding_need_a_mask(width, tiny):
     for decode in (settings.sequences, settings.greedy_steps):
         with pytest.raises(ValueError, match=r"source rows \[1, 2\] end in padding, and no mask is given; give"):
             decode(tiny, source)
+    with pytest.raises(ValueError, match=r"source rows \[1, 2, 4, 5, 7, 8, 10, 11\] and 2 more end in padding"):
+        settings.sequences(tiny, source.repeat(5, 1))
     assert len(settings.sequences(tiny, source, mask)) == 3
     assert len(settings.sequences(tiny, source[:1])) == 1
     both = EncoderDecoder(tiny.encoder, tiny.decoder, tiny.projection).eval()

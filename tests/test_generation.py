@@ -28,7 +28,7 @@ from torch.testing import assert_close
 from annotated_decoder.caching import Cache
 from annotated_decoder.encoder_outputs import END, PAD, START, pad
 from annotated_decoder.fast_decoding import StaticCache, fast
-from annotated_decoder.generation import EncoderDecoder, Request, Rows, generate, generate_steps, greedy
+from annotated_decoder.generation import EncoderDecoder, Request, Rows, generate, generate_steps, greedy, rows_named
 from annotated_decoder.pretrained.rules import pooled_beam_search
 from annotated_decoder.strategies import beam_search, sampler
 
@@ -382,6 +382,16 @@ class Late(EncoderDecoder):
 def test_weights_that_give_no_number_end_the_decode(decode, x):
     with pytest.raises(ValueError, match=r"step 1: rows \[0, 1\] have NaN, \+∞ or only −∞ for logits; look for them"):
         decode(poisoned_weight(x), ids(2, 4))
+
+
+def test_of_many_wrong_rows_the_first_are_named_and_the_others_counted():
+    made, source = poisoned_weight(NAN), ids(256, 4)
+    with pytest.raises(ValueError, match=r"step 1: rows \[0, 1, 2, 3, 4, 5, 6, 7\] and 248 more have NaN"):
+        generate(made, source)
+    assert rows_named([*range(8)]) == "rows [0, 1, 2, 3, 4, 5, 6, 7]" and rows_named([3]) == "rows [3]"
+    nothing = torch.zeros(256, 4, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"source rows \[0, 1, 2, 3, 4, 5, 6, 7\] and 248 more are fully masked"):
+        generate(made, source, nothing)
 
 
 @decoders

@@ -23,7 +23,7 @@ from annotated_decoder.pronunciation.saying import PRONOUNCER, pronounce, say_wo
 from annotated_decoder.pronunciation.text import TEXT_FORMATS
 from annotated_decoder.strategies import beam_search as torch_beam_search
 from annotated_decoder.trained.batches import Transcription
-from annotated_decoder.trained.in_numpy import _OWN, NumpyModel, beam_search, log_softmax, softmax
+from annotated_decoder.trained.in_numpy import _OWN, NumpyModel, beam_search, check_finite, log_softmax, softmax
 from annotated_decoder.trained.model_file import TrainedModel, describe, write_model
 
 SRC = str(Path(annotated_decoder.__file__).parent.parent)
@@ -145,6 +145,12 @@ def test_nothing_overflows():
 
 
 # Refusals
+
+def test_of_many_wrong_rows_the_first_are_named_and_the_others_counted():
+    with pytest.raises(ValueError, match=r"step 3: rows \[0, 1, 2, 3, 4, 5, 6, 7\] and 92 more have NaN"):
+        check_finite(np.full((100, 5), np.nan), 2)
+    with pytest.raises(ValueError, match=r"step 1: rows \[0, 1, 2, 3, 4, 5, 6, 7\] have NaN"):
+        check_finite(np.full((8, 5), np.nan), 0)
 
 
 @pytest.mark.parametrize("damage, message", {

@@ -145,6 +145,16 @@ def test_a_weight_that_is_no_number_is_refused_by_its_tensor(load, value, dtype,
 
 
 @pytest.mark.parametrize("load", LOADERS.values(), ids=LOADERS)
+@pytest.mark.parametrize("tensor", [torch.ones(2).double(), torch.ones(2) * torch.nan])
+def test_a_tensors_name_is_told_in_readable_length(load, tensor, content, tmp_path):
+    about, tensors = content
+    forge(tmp_path / "m", about, tensors | {"\x1b" * 30_000: tensor})
+    with pytest.raises(ValueError, match="; g") as error:
+        load(tmp_path / "m")
+    assert str(error.value).isprintable() and len(str(error.value)) < 700
+
+
+@pytest.mark.parametrize("load", LOADERS.values(), ids=LOADERS)
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64, torch.float64, torch.uint8])
 def test_numbers_of_another_kind_are_refused_by_their_tensor(load, dtype, content, tmp_path):
     about, tensors = content

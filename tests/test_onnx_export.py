@@ -4,10 +4,12 @@ import hashlib
 import importlib.util
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from copy import deepcopy
 
 import jaxtyping
@@ -16,6 +18,8 @@ import onnx
 import pytest
 import reference
 import torch
+from damage import telling
+from fuzz_kinds import damage_onnx, use_onnx
 from small import assert_near, ids, mask, seeded, whole
 from torch import nn
 
@@ -493,6 +497,41 @@ def test_a_file_that_names_another_for_its_numbers_is_refused_unopened(exported,
     monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: pytest.fail("it was opened"))
     with pytest.raises(ValueError, match="decoder.onnx names another file for its numbers, which no hash covers; exp"):
         OnnxModel(tmp_path)
+
+
+def test_what_onnxruntime_says_steers_no_terminal(exported, monkeypatch):
+    import onnxruntime
+
+    def hostile(*_, **options):
+        raise RuntimeError("\x1b[31mno \x07such\n\r\x9b2J input: '" + "x" * 10_000)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", hostile)
+    with pytest.raises(ValueError, match=r"what model.json says \(\\x1b\[31mno .*; export it anew$") as refused:
+        OnnxModel(exported("pre-norm")[1])
+    said = str(refused.value)
+    assert said.isprintable() and len(said) < 600
+
+
+def test_onnxruntime_logs_nothing_to_the_terminal(exported, tmp_path, capfd):
+    shutil.copytree(exported("pre-norm")[1], tmp_path, dirs_exist_ok=True)
+    decoder = onnx.load(tmp_path / "decoder.onnx")
+    decoder.graph.output[1].type.tensor_type.shape.dim.pop()
+    onnx.save_model(decoder, tmp_path / "decoder.onnx")
+    said = json.loads((tmp_path / "model.json").read_text())
+    said["sha256"]["decoder.onnx"] = hashlib.sha256((tmp_path / "decoder.onnx").read_bytes()).hexdigest()
+    (tmp_path / "model.json").write_text(json.dumps(said))
+    capfd.readouterr()
+    with suppress(ValueError):
+        OnnxModel(tmp_path)
+    assert capfd.readouterr().err == ""
+
+
+def test_damaged_folders_are_used_or_refused_in_one_sentence(exported, tmp_path):
+    for number in range(36):
+        shutil.copytree(exported("post-norm")[1], folder := tmp_path / str(number))
+        damage_onnx(random.Random(number), folder)
+        with telling():
+            use_onnx(folder)
 
 
 @pytest.mark.parametrize("name", ["model.json", "encoder.onnx", "decoder.onnx"])

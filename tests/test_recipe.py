@@ -180,6 +180,13 @@ def test_a_student_learns_from_teachers_of_the_same_symbols_alone(seldom):
         train_pronouncer(spelled(), config, teachers=[other], **TINY)
 
 
+def test_a_teacher_that_does_not_say_how_it_was_trained_is_refused_before_the_training(seldom, monkeypatch):
+    monkeypatch.setattr(recipe, "train", lambda *args, **options: pytest.fail("the training has begun"))
+    untold = new_pronouncer(spelled(), d_model=8)
+    with pytest.raises(ValueError, match="a teacher's notes do not say how it was trained; give a file"):
+        train_pronouncer(spelled(), TrainingConfig(epochs=2), teachers=[untold], **TINY)
+
+
 @few
 @given(st.floats(0.3, 3.0))
 def test_a_temperature_divides_every_logit(temperature):

@@ -72,6 +72,16 @@ def test_the_state_of_another_model_is_refused_and_nothing_is_overwritten(change
     assert all(torch.equal(tensor, before[key]) for key, tensor in other.model.state_dict().items())
 
 
+def test_a_forged_state_is_refused_in_one_line_of_readable_length():
+    run = taken(small_pronouncer(d_model=8))
+    made_of = run.state_dict()["made_of"]
+    hostile = {name: "\x1b[2J\r\n" + "x" * 100_000 for name in [*made_of, "\x07\n"]}
+    for forged in (made_of | {"\x1b]0;\n": "\x9b"}, hostile, {}):
+        with pytest.raises(ValueError, match="another training: .* was .*; give the same, or start anew") as refused:
+            run.load_state_dict(run.state_dict() | {"made_of": forged})
+        assert str(refused.value).isprintable() and len(str(refused.value)) < 1_000
+
+
 def test_what_is_no_state_is_refused():
     with pytest.raises(ValueError, match="another training"):
         taken(small_pronouncer(d_model=8)).load_state_dict({"losses": []})

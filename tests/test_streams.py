@@ -229,6 +229,60 @@ def test_a_progress_bar_may_begin_its_line_again_and_no_message_may():
     assert shown.getvalue() == "\r 50%\\x1b[A\n\x1b[A\n\x1b[Atold\\rforged"
 
 
+LINED = "a\nannotated-decoder:all-is-well\r\x1b[2J"
+
+
+@pytest.mark.parametrize("arguments", [
+    ["pronounce", "cat", f"--{LINED}"], [LINED], ["pronounce", "--beam", LINED], ["pronounce", "--format", LINED],
+    ["train", "--out", "m", f"--{LINED}"], ["evaluate", LINED], ["pronounce", "cat", "--device", LINED],
+])    # fmt: skip
+def test_no_argument_makes_a_line_of_its_own(started, arguments):
+    err = io.StringIO(newline="")
+    assert started(arguments, "", io.StringIO(), err) == 2
+    *usage, told = err.getvalue().split("\n")[:-1]
+    assert r"a\n" in told and r"all-is-well\r" in told and "\r" not in err.getvalue() and "\x1b" not in err.getvalue()
+    assert not any("all-is-well" in line for line in usage)
+
+
+def test_the_name_of_a_file_makes_no_line_of_its_own(started, monkeypatch):
+    out = io.StringIO()
+    assert started(["train", "--out", "m\nn"], "", out, io.StringIO()) == 0
+    assert r"wrote m\nn; score" in out.getvalue() and out.getvalue().count("\n") == 1
+    monkeypatch.setattr(transcribing, "write_segments", lambda *_: "cat\n")
+    written = cli._written([], "a\nb.wav", Namespace(format="text", files=["a\nb.wav", "c.wav"]))
+    assert written == "== a\\nb.wav ==\ncat\n"
+
+
+@pytest.mark.parametrize("arguments", [["pronounce", "--format", "x" * 50_000], ["pronounce", "--" + "x\x1b" * 9_000]])
+def test_a_message_is_of_readable_length(started, arguments):
+    err = io.StringIO()
+    assert started(arguments, "", io.StringIO(), err) == 2
+    told = err.getvalue().splitlines()[-1]
+    assert len(told) < 1_000 and told.startswith("annotated-decoder") and " … " in told
+
+
+ODD_DICTIONARIES = {    # the words listed, their entries: what is said
+    "empty": ({}, "there are no predictions to score; give at least one word"),
+    "no letter": ({"'": [("K",)]}, "\"'\": unknown symbols [\"'\"]; this vocabulary has a b c d e"),
+    "no entry": ({"cab": []}, "'cab' has no listed pronunciation, or an empty one; list one"),
+    "one column": ({"cab": [()]}, "'cab' has no listed pronunciation, or an empty one; list one"),
+    "unknown symbols": ({"cab": [("K",)], "c\x1b\nab": [("K",)]}, r"'c\x1b\nab': "),
+}
+
+
+@pytest.mark.parametrize("listed, why", ODD_DICTIONARIES.values(), ids=ODD_DICTIONARIES)
+def test_a_beam_on_an_odd_dictionary_is_scored_or_refused_in_one_line(started, monkeypatch, tmp_path, listed, why):
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "read_cmudict", lambda: listed)
+    monkeypatch.setattr(cli, "split_of", lambda word: "test")
+    small_pronouncer().save("m")
+    err = io.StringIO()
+    assert started(["evaluate", "--model", "m", "--beam", "4"], "", io.StringIO(), err) == 2
+    bar, told = err.getvalue().split("\n")[:-1]
+    assert why in told and told.startswith("annotated-decoder: ") and "it/s" in bar
+
+
 def test_a_message_is_one_line(started, tmp_path):
     err = io.StringIO()
     assert started(["evaluate", "--model", "none\nall is well\r"], "", io.StringIO(), err) == 2

@@ -61,6 +61,27 @@ def both(request, tmp_path_factory):
     return load_tokenizer(folder), theirs.from_pretrained(folder), folder
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "M2M100"])
+def test_a_piece_that_is_no_utf8_is_refused_by_its_file(kind, tmp_path):
+    path = make(tmp_path, kind) / KINDS[kind][0]
+    data = path.read_bytes()
+    assert data.count("ü".encode()) > 0
+    path.write_bytes(data.replace("ü".encode(), b"\xff\xfe"))
+    with pytest.raises(ValueError, match=rf"{path.name} is no whole model of SentencePiece; get it anew$"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("wild", ["\x1b[31m\x07", "1\n2", ["\x9b"], "3" * 100_000, 1e300, None])
+def test_an_id_that_is_none_is_shown_and_steers_nothing(wild, tmp_path):
+    make(tmp_path, "M2M100")
+    table = json.loads((tmp_path / "vocab.json").read_bytes())
+    (tmp_path / "vocab.json").write_text(json.dumps(table | {"\x1b[2J": wild}), encoding="utf-8")
+    with pytest.raises(ValueError) as refused:
+        load_tokenizer(tmp_path)
+    said = str(refused.value)
+    assert r"'\x1b[2J' has the id" in said and said.isprintable() and len(said) < 300 and said.endswith("; get it anew")
+
+
 @pytest.mark.parametrize("text", [*TEXTS, *UNKNOWN])
 def test_pieces_and_ids_are_those_of_transformers(both, text):
     ours, theirs, _ = both

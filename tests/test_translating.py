@@ -30,10 +30,8 @@ TEXTS = [
 ]    # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def write_marian(folder):
     "A tiny Marian checkpoint with random weights and a tokenizer trained on a few lines."
-    folder = tmp_path_factory.mktemp("marian")
     for side in ("source", "target"):
         with open(folder / f"{side}.spm", "wb") as file:
             sentencepiece.SentencePieceTrainer.train(
@@ -59,6 +57,11 @@ def folder(tmp_path_factory):
     )
     marian.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_marian(tmp_path_factory.mktemp("marian"))
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
@@ -112,10 +112,23 @@ class _Messages(_Output):
             _abandon(self.stream)
 
 
+def _one_line(text: object) -> str:
+    return str(text).replace("\r", "\\r").replace("\n", "\\n")
+
+
 def _tell(message: object) -> None:
-    "One line on standard error."
-    line = str(message).replace("\r", "\\r").replace("\n", "\\n")
-    print(line, file=sys.stderr)
+    "One line on standard error, of readable length whatever is in it."
+    line = _escaped(_one_line(message))
+    print(line if len(line) <= 900 else f"{line[:700]} … {line[-150:]}", file=sys.stderr)
+
+
+class _Parser(argparse.ArgumentParser):
+    "A refused argument is told as everything else is: whatever is in it, on one line."
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        _tell(f"{self.prog}: error: {message}")
+        raise SystemExit(2)
 
 # %% ../../notebooks/command_line/cli.ipynb #pronounce-lines
 def _complain(place: str, why: object, refused: Counter) -> None:
@@ -285,7 +298,8 @@ def _run_train(args: argparse.Namespace) -> int:
     fit_temperature(trained, dictionary)
     trained.save(args.out)
     checkpoints.clear()
-    print(f"wrote {args.out}; score it with: annotated-decoder evaluate --model {args.out} --store")
+    out = _one_line(args.out)
+    print(f"wrote {out}; score it with: annotated-decoder evaluate --model {out} --store")
     return 0
 
 
@@ -380,7 +394,7 @@ def _written(segments: Any, path: str, args: argparse.Namespace) -> str:
     if args.format == "json":
         told = [dict(start=s.start, end=s.end, text=s.text) for s in segments]
         return json.dumps({"file": path, "segments": told}, ensure_ascii=False) + "\n"
-    head = f"== {path} ==\n" if len(args.files) > 1 else ""
+    head = f"== {_one_line(path)} ==\n" if len(args.files) > 1 else ""
     return head + write_segments(segments, args.format)
 
 
@@ -470,7 +484,7 @@ def _add_translate(commands: Any) -> argparse.ArgumentParser:
 # %% ../../notebooks/command_line/cli.ipynb #main
 def _make_parser() -> argparse.ArgumentParser:
     "The options of `annotated-decoder`."
-    top = argparse.ArgumentParser(prog="annotated-decoder", description="A Transformer decoder that pronounces words.")
+    top = _Parser(prog="annotated-decoder", description="A Transformer decoder that pronounces words.")
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 

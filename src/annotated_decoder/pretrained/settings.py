@@ -19,7 +19,7 @@ from torch import Tensor
 from ..caching import Cache
 from ..decoder import StackConfig
 from ..encoder import Source
-from ..generation import EncoderDecoder, Step, generate, generate_steps, greedy
+from ..generation import EncoderDecoder, Step, generate, generate_steps, greedy, rows_named
 from .folder import JsonFile, take_tokens
 from .prompts import Timestamps, read_prompt
 from .rules import Constraints, Sampling, pooled_beam_search
@@ -37,7 +37,7 @@ def _check_padding(model: EncoderDecoder, source: Tensor, mask: _Mask) -> None:
         return
     padded = torch.isin(source[:, -1:], source.new_tensor([*padding])).any(-1)
     if rows := padded.nonzero().flatten().tolist():
-        what = f"source rows {rows} end in padding, and no mask is given"
+        what = f"source {rows_named(rows)} end in padding, and no mask is given"
         raise ValueError(f"{what}; give the mask too that pad() makes")
 
 

@@ -9,6 +9,7 @@ __all__ = ['import_extra', 'PairTokenizer', 'PieceTokenizer', 'FileTokenizer', '
 # %% ../../../notebooks/pretrained/tokenizing.ipynb #imports
 import importlib
 import re
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,7 +42,7 @@ def _check_ids(path: Path, table: Mapping[str, Any]) -> None:
     "ValueError where a table from pieces to ids has what is no id, or one id twice."
     owner: dict[int, str] = {}
     for piece, i in table.items():
-        what = f"{piece[:40]!r} has the id {str(i)[:40]}"
+        what = f"{piece[:40]!r} has the id {reprlib.repr(i)}"
         if type(i) is not int or not 0 <= i < 2**31 or not _is_text(piece):
             raise ValueError(f"{path} is no table from pieces to ids: {what}; get it anew")
         if i in owner:
@@ -57,14 +58,17 @@ def _read_vocabulary(path: Path) -> dict[str, int]:
         raise ValueError(f"{path} has no {', '.join(sorted(missing))}; get it anew")
     return table
 
-
+# %% ../../../notebooks/pretrained/tokenizing.ipynb #read-pieces
 def _read_pieces(path: Path) -> Any:
     "A model of SentencePiece. Raises ValueError where the file is none."
+    library = import_extra("sentencepiece")
     try:
-        return import_extra("sentencepiece").SentencePieceProcessor(model_file=str(path))
-    except (OSError, RuntimeError) as error:
+        model = library.SentencePieceProcessor(model_file=str(path))
+        for i in range(model.get_piece_size()):
+            model.id_to_piece(i)    # a piece that is no UTF-8 is an error
+        return model
+    except (OSError, RuntimeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no whole model of SentencePiece; get it anew") from error
-
 
 # %% ../../../notebooks/pretrained/tokenizing.ipynb #pair
 class PairTokenizer:

@@ -172,6 +172,14 @@ def distillation(told: Mapping[Key, tuple[Tensor, Tensor]], share: float = 0.7) 
     return objective
 
 # %% ../../../notebooks/pronunciation/recipe.ipynb #training-examples
+def _check_teachers(trained: TrainedModel, teachers: Sequence[TrainedModel]) -> None:
+    "ValueError, before the training, for teachers that it cannot have, or not note in the end."
+    if any((teacher.source, teacher.target) != (trained.source, trained.target) for teacher in teachers):
+        raise ValueError("a teacher has other letters or phonemes than this dictionary; give one trained on it")
+    if any("training" not in teacher.notes for teacher in teachers):
+        raise ValueError("a teacher's notes do not say how it was trained; give a file that `train` wrote")
+
+
 def training_examples(
     trained: TrainedModel, dictionary: Mapping[str, Sequence[Pronunciation]], seed: int = 1
 ) -> list[Example]:
@@ -200,15 +208,15 @@ def train_pronouncer(
     """A model of the dictionary's training words: letters in, phonemes with stress out.
 
     The other words of the dictionary are not looked at, except for the symbols in use. With `teachers` it also learns
-    what they would say, ValueError where they have other symbols. With `checkpoints` it saves in between, and goes on
-    from the newest of them; the note `minutes` is then None. `config` is that of the shipped model unless given,
-    `shape` that of `new_pronouncer`; `device` is the processor unless given, and the model is handed back there.
+    what they would say, ValueError where they have other symbols, or no note `training`. With `checkpoints` it saves
+    in between, and goes on from the newest of them; the note `minutes` is then None. `config` is that of the shipped
+    model unless given, `shape` that of `new_pronouncer`; `device` is the processor unless given, and the model is
+    handed back there.
     Raises what `TrainingRun` and `train_resumably` raise. Chapter *The recipe*.
     """
     config = config or RECIPE
     trained = new_pronouncer(dictionary, seed=config.seed, **shape)
-    if any((teacher.source, teacher.target) != (trained.source, trained.target) for teacher in teachers):
-        raise ValueError("a teacher has other letters or phonemes than this dictionary; give one trained on it")
+    _check_teachers(trained, teachers)
     for each in (trained, *teachers):
         each.model.to(device)
     start, from_its_start = time.perf_counter(), checkpoints is None or not checkpoints.steps()

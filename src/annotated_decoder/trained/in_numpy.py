@@ -68,13 +68,13 @@ def read_arrays(
         what = f"{path} is no model of this book"
         raise ValueError(f"{what}; give a file that save() wrote")
     if other := [name for name in kinds if name not in arrays]:
-        what = f"{path} has numbers of kind {kinds[other[0]]} in {other[0]!r}"
+        what = f"{path} has numbers of kind {kinds[other[0]]} in {other[0][:80]!r}"
         raise ValueError(f"{what}; give a file with {' and '.join(_DTYPES)} alone")
     if about.pop("sha256") != content_hash(about, arrays):
         what = f"{path} is damaged: its SHA-256 is another"
         raise ValueError(f"{what}; get the file anew")
     if wild := [n for n, array in arrays.items() if not np.isfinite(array).all()]:
-        raise ValueError(f"{path} has NaN or ∞ in {wild[0]!r}; get the file anew")
+        raise ValueError(f"{path} has NaN or ∞ in {wild[0][:80]!r}; get the file anew")
     return about, arrays
 
 # %% ../../../notebooks/trained/in_numpy.ipynb #as-tree
@@ -384,7 +384,9 @@ def check_finite(
     "ValueError where the highest logit of a row that goes on is NaN or infinite."
     stuck = np.flatnonzero(going & ~np.isfinite(logits.max(-1)))
     if len(stuck):
-        what = f"rows {stuck.tolist()} have NaN, +∞ or only −∞ for logits"
+        more = f" and {len(stuck) - 8} more" if len(stuck) > 8 else ""
+        rows = f"rows {stuck[:8].tolist()}{more}"
+        what = f"{rows} have NaN, +∞ or only −∞ for logits"
         remedy = "look for them in the weights and the source"
         raise ValueError(f"step {position + 1}: {what}; {remedy}")
 

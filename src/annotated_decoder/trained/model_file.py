@@ -230,8 +230,9 @@ class TrainedModel:
         Raises ValueError for a word with an unknown symbol or too long.
         """
         words = words if isinstance(words, str) else list(dict.fromkeys(words))    # stream refuses a string
-        told = tqdm(self.stream(words, beam=beam, batch_size=batch_size), total=len(words), disable=not progress)
-        return {word: list(_first(found).symbols) for word, found in told}
+        asked = self.stream(words, beam=beam, batch_size=batch_size)
+        with tqdm(asked, total=len(words), disable=not progress) as told:    # a refusal ends its line
+            return {word: list(_first(found).symbols) for word, found in told}
 
     def stream(
         self, words: Iterable[str], *, beam: int = 1, best: int = 1, batch_size: int = 256, read_ahead: int = 4_096

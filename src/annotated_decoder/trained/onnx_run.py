@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..pretrained.folder import one_line
 from .in_numpy import check_finite
 from .onnx_export import check_packages, layer_names
 
@@ -30,7 +31,7 @@ def read_folder(folder: str | os.PathLike) -> tuple[dict[str, Any], list[bytes]]
         files = [(Path(folder) / name, said["sha256"][name]) for name in names[1:]]
         found = [path.read_bytes() for path, _ in files]
     except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder} has no whole model of export_onnx ({error}); export it anew") from error
+        raise ValueError(f"{folder} has no whole model of export_onnx ({one_line(error)}); export it anew") from error
     for (path, digest), data in zip(files, found):
         if hashlib.sha256(data).hexdigest() != digest:
             raise ValueError(f"{path} is not the file that model.json names by its SHA-256; export it anew")
@@ -100,9 +101,10 @@ class OnnxModel:
         import onnxruntime
 
         self.about, files = read_folder(folder)
-        cpu, self.folder = ["CPUExecutionProvider"], folder
+        cpu, self.folder, quiet = ["CPUExecutionProvider"], folder, onnxruntime.SessionOptions()
+        quiet.log_severity_level = 4                                # its log would go to a terminal as it is
         with self._telling():
-            self.encoder, self.decoder = (onnxruntime.InferenceSession(data, providers=cpu) for data in files)
+            self.encoder, self.decoder = (onnxruntime.InferenceSession(data, quiet, providers=cpu) for data in files)
             _check_said(self.about, self.encoder, self.decoder)
         self.self_names, self.cross_names = (layer_names(self.about["n_layers"], kind) for kind in ("self", "cross"))
 
@@ -112,8 +114,7 @@ class OnnxModel:
         try:
             yield
         except Exception as error:
-            why = " ".join(str(error).split())[:200]
-            what = f"the files in {self.folder} are not what model.json says ({why})"
+            what = f"the files in {self.folder} are not what model.json says ({one_line(error)})"
             raise ValueError(f"{what}; export it anew") from error
 
     def _run(self, session: Any, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..generation import EncoderDecoder
+from ..pretrained.folder import one_line
 from ..pretrained.parts import parts_of
 from annotated_decoder.training import (
     Batch,
@@ -48,8 +49,10 @@ def _check_same(ours: Mapping[str, Any], theirs: Mapping[Any, Any]) -> None:
     if not plain or not all(isinstance(name, str) for name in theirs):
         raise ValueError("what the state is made of is written as no training writes it; start anew")
     if other := sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)):
-        found = "; ".join(f"{name} was {theirs.get(name)} and is {ours.get(name)}" for name in other)
-        raise ValueError(f"this is the state of another training: {found}; give the same, or start anew")
+        pairs = [(name, one_line(theirs.get(name)), ours.get(name)) for name in other[:3]]
+        found = ", ".join(f"{one_line(name)} was {was} and is {now}" for name, was, now in pairs)
+        more = f", and {len(other) - 3} more differ" if len(other) > 3 else ""
+        raise ValueError(f"this is the state of another training: {found}{more}; give the same, or start anew")
 
 # %% ../../../notebooks/trained/resuming.ipynb #built-otherwise
 def _built_otherwise(ours: Any, theirs: Any, place: str) -> str:
