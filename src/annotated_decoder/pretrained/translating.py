@@ -73,8 +73,7 @@ def _set_languages(
         rules = replace(settings.constraints, forced_first=token)
         return tokenizer, replace(settings, constraints=rules)
     if settings.constraints.forced_first is None and first not in known.values():
-        listed = ", ".join(sorted(known))
-        raise ValueError(f"no target language is given; known are {listed}")
+        raise ValueError(f"no target language is given; {tokenizer.known()}")
     return tokenizer, settings
 
 
@@ -140,6 +139,9 @@ class Translator:
             raise ValueError(f"{what}; give a checkpoint that reads text")
         found = checkpoint.tokenizer(), checkpoint.decoding()
         tokenizer, settings = _set_languages(*found, source_language, target_language)
+        for language in filter(None, (source_language, target_language)):
+            token, size = tokenizer.language_id(language), checkpoint.decoder[0].vocab_size
+            _check_known(language, [token], size)
         return cls(checkpoint.model(), tokenizer, settings)    # the small files first
 
     def limited(self, max_new_tokens: int) -> "Translator":
