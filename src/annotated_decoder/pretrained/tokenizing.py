@@ -196,7 +196,8 @@ def _merge_bytes(folder: Path, config: JsonFile, library: Any) -> Any:
     _check_ids(folder / "vocab.json", table)
     listed = _added_tokens(folder, config)
     added = {name: i for name, i in listed.items() if name not in table}
-    read_bytes(folder / "merges.txt", _MOST)    # a pipe would never end
+    if not read_bytes(folder / "merges.txt", _MOST).strip():
+        raise ValueError(f"{folder / 'merges.txt'} has no pairs of pieces; get it anew")
     names = str(folder / "vocab.json"), str(folder / "merges.txt")
     model = library.Tokenizer(library.models.BPE.from_file(*names))
     spaced = config.choice("add_prefix_space", False, (True, False))
