@@ -16,12 +16,20 @@ from torch.utils._pytree import tree_leaves
 
 from annotated_decoder import generation, strategies
 from annotated_decoder.caching import Cache
+from annotated_decoder.decoder import StackConfig
+from annotated_decoder.embedding import sinusoids
 from annotated_decoder.fast_decoding import StaticCache, fast
-from annotated_decoder.generation import generate, generate_steps
+from annotated_decoder.generation import EncoderDecoder, generate, generate_steps
 from annotated_decoder.looking_inside import record_attention
+from annotated_decoder.pretrained.parts import sinusoid_halves, sinusoids_from_two
+from annotated_decoder.pretrained.rules import pooled_beam_search
 from annotated_decoder.pretrained.translating import Translator
 from annotated_decoder.softmax import wide
 from annotated_decoder.strategies import beam_search, sampler
+from annotated_decoder.teaching.attending import drag_a_query
+from annotated_decoder.teaching.distribution import draggable_logits
+from annotated_decoder.teaching.pencil import pencil
+from annotated_decoder.teaching.storeys import position_dials
 from annotated_decoder.trained import model_file
 from annotated_decoder.trained.model_file import find_device
 from annotated_decoder.training import Example, TrainingConfig, collate, loss_of, take_gradient
@@ -47,6 +55,7 @@ WAYS = {
     "by drawing": lambda made: generate(made, *SOURCE, max_steps=6, choose=drawing(), cache=Cache()),
     "fast": lambda made: generate(fast(made), *SOURCE, max_steps=6, cache=StaticCache(12)),
     "with a beam": lambda made: beam_search(made, *SOURCE, width=3, max_steps=6, length_penalty=0.6),
+    "with a pool": lambda made: pooled_beam_search(made, *SOURCE, width=3, max_steps=6, length_penalty=0.6),
     "in log p": lambda made: [step.log_probability for step in generate_steps(made, *SOURCE, max_steps=6)],
 }
 
@@ -90,13 +99,75 @@ def test_nothing_is_made_elsewhere_than_beside_the_inputs(way):
         assert as_lists(WAYS[way](made)) == here
 
 
+class NarrowElsewhere(TorchDispatchMode):
+    "A device without double precision beside a processor that has it; meta stands for it."
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **kwargs or {})
+        for made in tree_leaves(found):
+            narrow = isinstance(made, torch.Tensor) and made.is_meta
+            assert not narrow or made.dtype != torch.float64, f"{function} made a float64 where there are none"
+        return found
+
+
+@pytest.mark.parametrize("table", [sinusoids, sinusoid_halves, sinusoids_from_two])
+def test_positions_are_computed_on_the_processor_and_put_on_the_default_device(table):
+    with NarrowElsewhere(), elsewhere():
+        there = table(7, 8)
+    assert there.is_meta and there.dtype == torch.float32 and there.shape == (7, 8)
+    assert table(7, 8).device.type == "cpu"
+
+
+def test_positions_are_as_precise_as_the_default_dtype():
+    single, before = sinusoids(50, 8), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        double = sinusoids(50, 8)
+    finally:
+        torch.set_default_dtype(before)
+    assert double.dtype == torch.float64 and not torch.equal(double.float().double(), double)
+    assert torch.equal(double.float(), single)    # rounded once, at the end
+
+
+def test_a_model_is_made_on_a_device_without_double_precision():
+    shape = StackConfig(vocab_size=9, max_len=8, d_model=8, n_heads=2, d_ff=8, n_layers=1)
+    with NarrowElsewhere(), elsewhere():
+        made = EncoderDecoder.of(shape, shape)
+    assert {tensor.device.type for tensor in [*made.parameters(), *made.buffers()]} == {"meta"}
+
+
+PIECES = {  # what is computed in double precision for a page
+    "dials": lambda: position_dials(4, 8, "dials"),
+    "a step's settings": lambda: draggable_logits(["a", "b"], [0.0, 1.0], "logits", "a"),
+    "a query of two": lambda: drag_a_query(torch.tensor([1.0, 2], device="cpu"), *KEYS_VALUES, "query"),
+}
+KEYS_VALUES = torch.tensor([[[1.0, 0], [0, 2], [1, 1]], [[3.0, 1], [0, 2], [1, 5]]])
+
+
+@pytest.mark.parametrize("piece", PIECES.values(), ids=PIECES)
+def test_a_piece_is_computed_on_the_processor(piece):
+    here = piece()
+    with NarrowElsewhere(), elsewhere():
+        assert piece() == here
+
+
+def test_the_pencil_sized_decoder_is_made_on_the_processor():
+    (decoder, _, memories), source = pencil(), torch.tensor([[1, 2]])
+    with NarrowElsewhere(), elsewhere():
+        again, projection, same = pencil()
+    assert projection.weight.device.type == "cpu" and torch.equal(same, memories)
+    assert torch.equal(again(source, same[:1]), decoder(source, memories[:1]))
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
-def test_a_beam_that_sums_in_single_precision_finds_the_same_tokens(seed, penalty, monkeypatch):
+@pytest.mark.parametrize("search", [beam_search, pooled_beam_search])
+def test_a_beam_that_sums_in_single_precision_finds_the_same_tokens(search, seed, penalty, monkeypatch):
     made, source = model(seed, torch.float32, end_bias=1.0), ids(4, 5, seed)
-    doubled = beam_search(made, source, width=4, length_penalty=penalty)
+    doubled = search(made, source, width=4, length_penalty=penalty, max_steps=10)
     monkeypatch.setattr(strategies, "wide", torch.Tensor.float)
-    single = beam_search(made, source, width=4, length_penalty=penalty)
+    with Narrow():
+        single = search(made, source, width=4, length_penalty=penalty, max_steps=10)
     assert [[h.tokens for h in row] for row in single] == [[h.tokens for h in row] for row in doubled]
 
 

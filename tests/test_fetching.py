@@ -1,14 +1,23 @@
 """What is fetched from the hub: safetensors where there are any, pickles where there are none, and never both."""
 
+import io
+import re
+import shutil
+import sys
 from fnmatch import fnmatch
 from pathlib import Path
 from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
+import test_languages
 from test_bad_input import refusal
+from test_translating import TEXTS
+from test_translating import folder as marian  # noqa: F401
 
+from annotated_decoder import cli
 from annotated_decoder.pretrained.folder import local_folder
+from annotated_decoder.pretrained.translating import Translator
 
 SMALL = ["config.json", "vocab.json", "target_vocab.json", "source.spm", "modeling.py", "tf_model.h5"]
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
@@ -117,3 +126,84 @@ def test_a_revision_is_fetched_as_it_is(revision, hub):
 def test_what_the_hub_refuses_is_one_sentence(hub):
     hub({})
     refusal(OSError, lambda: local_folder("owner/name@gone"), "'owner/name@gone'", "check its name and the network")
+
+
+CONFIGS = ["config.json", "generation_config.json", "tokenizer_config.json"]
+READ = {  # the files of each family that a model, its settings, its tokenizer or its features are read from
+    "Marian": [*CONFIGS, "source.spm", "target.spm", "vocab.json", SAFE],
+    "Marian, two tables": [*CONFIGS, "source.spm", "target.spm", "vocab.json", "target_vocab.json", SAFE],
+    "BART": [*CONFIGS, "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json", SAFE],
+    "BART, one file": [*CONFIGS, "tokenizer.json", SAFE],
+    "T5": [*CONFIGS, "spiece.model", "special_tokens_map.json", "added_tokens.json", SAFE],
+    "mBART": [*CONFIGS, "sentencepiece.bpe.model", "special_tokens_map.json", SAFE],
+    "M2M100": [*CONFIGS, "sentencepiece.bpe.model", "vocab.json", "special_tokens_map.json", SAFE],
+    "Whisper": [*CONFIGS, "preprocessor_config.json", "vocab.json", "merges.txt", "added_tokens.json", SAFE],
+}  # fmt: skip
+UNREAD = ["README.md", ".gitattributes", "tf_model.h5", "flax_model.msgpack", "rust_model.ot", "modeling_x.py", "x.zip"]
+
+
+@pytest.mark.parametrize("family", READ)
+def test_all_that_is_read_of_a_family_is_fetched_and_nothing_else(family, hub):
+    asked = hub({"main": [*READ[family], *UNREAD, PICKLED]})
+    local_folder("owner/name")
+    assert sorted(file for _, file in asked.fetched) == sorted(READ[family])
+
+
+class Serving(Hub):
+    "A hub that has a folder as its one model, under any name."
+
+    def snapshot_download(self, name, *, revision, allow_patterns, ignore_patterns):
+        self.asked.append(name)
+        for path in self.files.iterdir():
+            if any(fnmatch(path.name, pattern) for pattern in allow_patterns):
+                shutil.copy(path, self.home)
+        return str(self.home)
+
+
+@pytest.fixture
+def serve(tmp_path, monkeypatch):
+    def serve(folder):
+        (home := tmp_path / "cache").mkdir()
+        serving = Serving(home, folder)
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", serving.snapshot_download)
+        return serving
+
+    return serve
+
+
+@pytest.mark.parametrize("kind", ["mBART", "M2M100", "NLLB", "T5", "ByT5", "Pegasus"])
+def test_what_is_fetched_translates_as_the_folder_does(kind, serve, tmp_path):
+    (there := tmp_path / "there").mkdir()
+    about = test_languages.KINDS[kind]
+    test_languages.write(there, about)
+    serve(there)
+    asked = dict(zip(("source_language", "target_language"), about.pairs[0], strict=True))
+    here, fetched = (list(Translator.load(name, **asked).stream(TEXTS)) for name in (there, "owner/name"))
+    assert fetched == here and len({answer.text for answer in here}) > 1
+
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+(EXAMPLE,) = re.findall(r"^```python\n([^`]*load_pretrained[^`]*)^```", README, re.M)
+COMMAND = re.search(r"^annotated-decoder (translate .*?) < lines.txt", README, re.M)[1].split()
+
+
+def test_readmes_example_runs_where_there_is_a_hub(serve, marian, capsys):  # noqa: F811
+    asked, found = serve(marian), {}
+    exec(EXAMPLE, found)
+    name = re.search(r'load_pretrained\("(.*?)"\)', EXAMPLE)[1]
+    assert {*asked.asked} == {name} and f"`{name}`" in README
+    given = eval(re.search(r"lines = (\[.*?\])", EXAMPLE)[1])
+    local = Translator.load(marian)
+    answers = list(local.stream(given))
+    assert capsys.readouterr().out.splitlines() == [answer.text for answer in answers]
+    assert [local.tokenizer.decode(row) for row in found["tokens"]] == [answer.text for answer in answers]
+
+
+def test_readmes_command_runs_where_there_is_a_hub(serve, marian, monkeypatch, capsys):  # noqa: F811
+    asked = serve(marian)
+    monkeypatch.setattr(sys, "argv", ["annotated-decoder", *COMMAND])
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n".join(TEXTS)))
+    cli.main()
+    answers = Translator.load(marian).stream(TEXTS)
+    assert capsys.readouterr().out.splitlines() == [answer.text for answer in answers]
+    assert asked.asked == [COMMAND[COMMAND.index("--model") + 1]]

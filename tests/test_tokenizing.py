@@ -108,8 +108,12 @@ def test_a_language_has_a_token_and_an_unknown_one_is_refused_with_those_known(b
         assert ours.language_id(code) == theirs.convert_tokens_to_ids(token)
         theirs.src_lang = code
         assert ours.reading(code).encode("the cat") == theirs("the cat")["input_ids"]
-    with pytest.raises(ValueError, match=f"'xx'; known are .*{code}"):
-        ours.reading("xx")
+    alike = [*sorted(each for each in ours.languages if each[:2] == code[:2])]
+    with pytest.raises(ValueError, match=f"'{code[:2].upper()}'; known are {', '.join(alike)}") as refused:
+        ours.reading(code[:2].upper())
+    more = len(ours.languages) - 60
+    assert str(refused.value).count(", ") == min(len(ours.languages), 61) - 1
+    assert str(refused.value).endswith(f"and {more} more") == (more > 0) and len(str(refused.value)) < 1000
 
 
 def test_sentinels_of_t5_are_read_in_a_text(tmp_path):
@@ -117,6 +121,14 @@ def test_sentinels_of_t5_are_read_in_a_text(tmp_path):
     theirs = transformers.T5Tokenizer.from_pretrained(tmp_path)
     for text in ("the <extra_id_0> sat<extra_id_11>x", "<extra_id_99>"):
         assert ours.encode(text) == theirs(text)["input_ids"]
+
+
+def test_what_pegasus_learned_by_is_read_in_a_text_and_never_written(tmp_path):
+    ours = load_tokenizer(make(tmp_path, "Pegasus"))
+    theirs = transformers.PegasusTokenizer.from_pretrained(tmp_path)
+    for text in ("<unk_5> a", "the<mask_2> cat", "<mask_1>"):
+        ids = theirs(text)["input_ids"]
+        assert ours.encode(text) == ids and ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True).strip()
 
 
 def test_bytes_are_those_of_transformers(tmp_path):

@@ -281,8 +281,8 @@ def pooled_beam_search(
     pools = [Pool(width, beam.length_penalty, end, beam.limit) for _ in source]
     for n in range(1, beam.limit + 1):
         total, token = beam.candidates(many)                           # (b w k)
-        filled = torch.tensor([bool(pool.hypotheses) for pool in pools])
-        check_allowed(total.flatten(1), filled.to(source.device), n)
+        filled = [bool(pool.hypotheses) for pool in pools]
+        check_allowed(total.flatten(1), total.new_tensor(filled).bool(), n)
         slot, token, total = beam.best_of(total, many, token, total)   # (b many)
         ended = torch.isin(token, token.new_tensor(ends)) | (n == beam.limit)
         for row, place in ended[:, :width].nonzero().tolist():

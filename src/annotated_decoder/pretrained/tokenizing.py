@@ -7,7 +7,9 @@ __all__ = ['import_extra', 'PairTokenizer', 'PieceTokenizer', 'FileTokenizer', '
            'load_tokenizer', 'stream_text']
 
 # %% ../../../notebooks/pretrained/tokenizing.ipynb #imports
+import base64
 import importlib
+import os
 import re
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .folder import JsonFile, one_line
+from .folder import JsonFile, one_line, read_bytes
 
 
 # %% ../../../notebooks/pretrained/tokenizing.ipynb #import-extra
@@ -50,25 +52,41 @@ def _check_ids(path: Path, table: Mapping[str, Any]) -> None:
         owner[i] = piece
 
 
+_MOST = 2**26    # bytes of a table or of a model
+
+
+def _read_if_there(path: Path) -> JsonFile:
+    "The object of a file, an empty one where there is no file; a link to nothing is one."
+    return JsonFile.read(path) if os.path.lexists(path) else JsonFile(path, {})
+
+
+# %% ../../../notebooks/pretrained/tokenizing.ipynb #pair-files
 def _read_vocabulary(path: Path) -> dict[str, int]:
     "A table from pieces to ids. Raises ValueError where the file holds anything else."
-    table = dict(JsonFile.read(path, most=2**26).fields)
+    table = dict(JsonFile.read(path, _MOST).fields)
     _check_ids(path, table)
     if missing := {"</s>", "<unk>"} - {*table}:
         raise ValueError(f"{path} has no {', '.join(sorted(missing))}; get it anew")
     return table
 
-# %% ../../../notebooks/pretrained/tokenizing.ipynb #read-pieces
+
+def _listed(model: Any, first: int, moved: int) -> dict[str, int]:
+    "The pieces of a model from one on, their ids moved."
+    size = model.get_piece_size()
+    return {model.id_to_piece(i): i + moved for i in range(first, size)}
+
+
 def _read_pieces(path: Path) -> Any:
     "A model of SentencePiece. Raises ValueError where the file is none."
-    library = import_extra("sentencepiece")
+    data = read_bytes(path, _MOST)
+    model = import_extra("sentencepiece").SentencePieceProcessor()
     try:
-        model = library.SentencePieceProcessor(model_file=str(path))
-        for i in range(model.get_piece_size()):
-            model.id_to_piece(i)    # a piece that is no UTF-8 is an error
+        model.LoadFromSerializedProto(data)
+        _listed(model, 0, 0)
         return model
-    except (OSError, RuntimeError, UnicodeDecodeError) as error:
+    except (RuntimeError, UnicodeError) as error:    # the latter where a piece is no text
         raise ValueError(f"{path} is no whole model of SentencePiece; get it anew") from error
+
 
 # %% ../../../notebooks/pretrained/tokenizing.ipynb #pair
 class PairTokenizer:
@@ -82,7 +100,7 @@ class PairTokenizer:
     def __init__(self, folder: Path):
         self.ids = _read_vocabulary(folder / "vocab.json")
         own = folder / "target_vocab.json"
-        table = _read_vocabulary(own) if own.exists() else self.ids
+        table = _read_vocabulary(own) if os.path.lexists(own) else self.ids
         self.pieces = {i: piece for piece, i in table.items()}
         self.source = _read_pieces(folder / "source.spm")
         self.target = _read_pieces(folder / "target.spm")
@@ -102,12 +120,6 @@ class PairTokenizer:
 
 # %% ../../../notebooks/pretrained/tokenizing.ipynb #piece-tables
 _FAIRSEQ = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3}
-
-
-def _listed(model: Any, first: int, moved: int) -> dict[str, int]:
-    "The pieces of a model from one on, their ids moved."
-    size = model.get_piece_size()
-    return {model.id_to_piece(i): i + moved for i in range(first, size)}
 
 
 def _t5_table(folder: Path, model: Any, config: JsonFile) -> dict[str, int]:
@@ -170,13 +182,13 @@ class PieceTokenizer:
 # %% ../../../notebooks/pretrained/tokenizing.ipynb #one-file
 def _added_tokens(folder: Path, config: JsonFile) -> dict[str, int]:
     "Tokens that a folder adds to its table, by added_tokens.json and the configuration."
-    path = folder / "added_tokens.json"
-    added = dict(JsonFile.read(path).fields) if path.exists() else {}
+    file = _read_if_there(folder / "added_tokens.json")
+    added = dict(file.fields)
     listed = config.get("added_tokens_decoder", {})
     for i, entry in listed.items() if isinstance(listed, dict) else ():
         if i.isdecimal() and isinstance(entry, dict) and isinstance(entry.get("content"), str):
-            added[entry["content"]] = int(i)
-    _check_ids(path if path.exists() else config.path, added)
+            added[entry["content"]] = int(i[:20])
+    _check_ids(file.path if file.fields else config.path, added)
     return added
 
 
@@ -185,10 +197,12 @@ _COMMON = ("<s>", "<pad>", "</s>", "<unk>", "<mask>", "<|endoftext|>")
 
 def _merge_bytes(folder: Path, config: JsonFile, library: Any) -> Any:
     "The tokenizer of vocab.json and merges.txt."
-    table = dict(JsonFile.read(folder / "vocab.json", 2**26).fields)
+    table = dict(JsonFile.read(folder / "vocab.json", _MOST).fields)
     _check_ids(folder / "vocab.json", table)
     listed = _added_tokens(folder, config)
     added = {name: i for name, i in listed.items() if name not in table}
+    if not read_bytes(folder / "merges.txt", _MOST).strip():
+        raise ValueError(f"{folder / 'merges.txt'} has no pairs of pieces; get it anew")
     names = str(folder / "vocab.json"), str(folder / "merges.txt")
     model = library.Tokenizer(library.models.BPE.from_file(*names))
     spaced = config.choice("add_prefix_space", False, (True, False))
@@ -206,6 +220,36 @@ def _merge_bytes(folder: Path, config: JsonFile, library: Any) -> Any:
     return model
 
 
+# %% ../../../notebooks/pretrained/tokenizing.ipynb #whole-file
+def _check_normalizers(file: JsonFile) -> None:
+    "ValueError for a table of letters that claims more bytes than it has."
+    parts = [file.get("normalizer")]
+    while parts:
+        part = parts.pop()
+        if not isinstance(part, dict):
+            continue
+        more, key = part.get("normalizers"), "precompiled_charsmap"
+        parts += more if isinstance(more, list) else []
+        if key in part:
+            try:
+                data = base64.b64decode(part[key], validate=True)
+            except (TypeError, ValueError):
+                data = b""
+            if len(data) < 4 + int.from_bytes(data[:4], "little"):
+                raise ValueError(f"{file.path}: {key} is cut off; get it anew")
+
+
+def _read_whole(path: Path, library: Any) -> Any:
+    "The tokenizer of tokenizer.json."
+    _check_normalizers(JsonFile.read(path, _MOST))
+    return library.Tokenizer.from_file(str(path))
+
+
+def _is_librarys(error: BaseException) -> bool:
+    "Whether the library failed: it raises plain Exception, and panics beside those."
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
 # %% ../../../notebooks/pretrained/tokenizing.ipynb #file-class
 class FileTokenizer:
     """The tokenizer of `tokenizer.json`, or of `vocab.json` and `merges.txt`, by the
@@ -219,14 +263,14 @@ class FileTokenizer:
         library = import_extra("tokenizers")
         self.path = folder / "tokenizer.json"
         try:
-            if self.path.is_file():
-                self.model = library.Tokenizer.from_file(str(self.path))
+            if os.path.lexists(self.path):
+                self.model = _read_whole(self.path, library)
             else:
                 self.path = folder / "merges.txt"
                 self.model = _merge_bytes(folder, config or _read_config(folder), library)
-        except ValueError:
-            raise
-        except Exception as error:    # the library raises plain Exception
+        except BaseException as error:
+            if isinstance(error, ValueError) or not _is_librarys(error):
+                raise
             what = f"no whole tokenizer ({one_line(error)})"
             raise ValueError(f"{self.path} is {what}; get it anew") from error
         self.model.no_truncation()
@@ -237,7 +281,9 @@ class FileTokenizer:
     def _ask(self, ask: Callable, given: Any, **options: Any) -> Any:
         try:
             return ask(given, **options)
-        except Exception as error:
+        except BaseException as error:
+            if not _is_librarys(error):
+                raise
             what = f"{self.path} fails at {str(given)[:40]!r} ({one_line(error)})"
             raise ValueError(f"{what}; get it anew") from error
 
@@ -293,11 +339,18 @@ class LanguageTokenizer:
     behind: bool                    # whether the token stands behind the end symbol
     source: str | None = None       # the language of the texts that are read
 
+    def known(self, asked: str = "") -> str:
+        "What a message lists: 60 languages at most, those like the asked one first."
+        alike = asked[:2].lower()
+        codes = sorted(self.languages, key=lambda code: (code[:2] != alike, code))
+        more = [f"and {len(codes) - 60} more"] if len(codes) > 60 else []
+        listed = [code[:20] for code in codes[:60]] + more
+        return f"known are {', '.join(listed) or 'none: add special_tokens_map.json'}"
+
     def language_id(self, language: str) -> int:
         "The token of a language."
         if (found := self.languages.get(language)) is None:
-            known = ", ".join(sorted(self.languages)) or "none: add special_tokens_map.json"
-            raise ValueError(f"the language is {language[:40]!r}; known are {known}")
+            raise ValueError(f"the language is {language[:40]!r}; {self.known(language)}")
         return found
 
     def reading(self, language: str) -> "LanguageTokenizer":
@@ -308,8 +361,7 @@ class LanguageTokenizer:
     def encode(self, text: str) -> list[int]:
         "The ids of a text, its language's and the end symbol's among them."
         if self.source is None:
-            known = ", ".join(sorted(self.languages))
-            raise ValueError(f"no source language is given; known are {known}")
+            raise ValueError(f"no source language is given; {self.known()}")
         mark = [self.language_id(self.source)]
         ids = [*self.inner.plain(text), self.inner.ids["</s>"]]
         return ids + mark if self.behind else mark + ids
@@ -323,8 +375,7 @@ class LanguageTokenizer:
 # %% ../../../notebooks/pretrained/tokenizing.ipynb #listed-names
 def _read_config(folder: Path) -> JsonFile:
     "tokenizer_config.json, or an empty one."
-    path = folder / "tokenizer_config.json"
-    return JsonFile.read(path) if path.exists() else JsonFile(path, {})
+    return _read_if_there(folder / "tokenizer_config.json")
 
 
 _KIND_OF_MODEL = {
@@ -337,15 +388,14 @@ def _kind_of(folder: Path, config: JsonFile) -> str:
     "The class that transformers would take, without Tokenizer and Fast behind."
     if kind := config.get("tokenizer_class"):
         return re.sub("Tokenizer(Fast)?$", "", str(kind)[:80])
-    path = folder / "config.json"
-    found = JsonFile.read(path).get("model_type") if path.exists() else None
+    found = _read_if_there(folder / "config.json").get("model_type")
     return _KIND_OF_MODEL.get(str(found), "")
 
 
 def _special_names(folder: Path, config: JsonFile) -> list[str]:
     "Special tokens that a folder lists beside the usual ones, in their order."
-    path, names = folder / "special_tokens_map.json", []
-    for file in (config, JsonFile.read(path)) if path.exists() else (config,):
+    names = []
+    for file in (config, _read_if_there(folder / "special_tokens_map.json")):
         for key in ("additional_special_tokens", "extra_special_tokens"):
             listed = file.get(key, [])
             entries = listed if isinstance(listed, list) else []
@@ -378,7 +428,7 @@ def _piece_tokenizer(folder: Path, name: str, config: JsonFile) -> PieceTokenize
     _check_ids(folder / name, ids)
     if missing := {"</s>", "<unk>"} - {*ids}:
         raise ValueError(f"{folder / name} has no {', '.join(sorted(missing))}; get it anew")
-    special = {p for p in ids if re.fullmatch(r"<(s|/s|pad|unk|mask|extra_id_\d+)>", p)}
+    special = {p for p in ids if re.fullmatch(r"<(s|/s|pad|(unk|mask)(_\d+)?|extra_id_\d+)>", p)}
     return PieceTokenizer(model, ids, special | {*codes, *added})
 
 
@@ -397,7 +447,7 @@ def load_tokenizer(folder: Path) -> Any:
     itself raises. Chapter *A checkpoint's tokenizer*.
     """
     folder = Path(folder)
-    there = {name for name in _FILES if (folder / name).is_file()}
+    there = {name for name in _FILES if os.path.lexists(folder / name)}
     config = _read_config(folder)
     kind = _kind_of(folder, config)
     if "tokenizer.json" in there or {"vocab.json", "merges.txt"} <= there:

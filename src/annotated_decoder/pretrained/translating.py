@@ -73,8 +73,7 @@ def _set_languages(
         rules = replace(settings.constraints, forced_first=token)
         return tokenizer, replace(settings, constraints=rules)
     if settings.constraints.forced_first is None and first not in known.values():
-        listed = ", ".join(sorted(known))
-        raise ValueError(f"no target language is given; known are {listed}")
+        raise ValueError(f"no target language is given; {tokenizer.known()}")
     return tokenizer, settings
 
 
@@ -116,6 +115,13 @@ def _check_known(line: str, ids: list[int], size: int) -> None:
         raise ValueError(f"{why}; give the tokenizer that belongs to the model")
 
 
+def _check_tokens(tokenizer: Any, languages: Iterable[str | None], at: Checkpoint) -> None:
+    "ValueError for a language whose token is outside the vocabulary."
+    for language in filter(None, languages):
+        token, size = tokenizer.language_id(language), at.decoder[0].vocab_size
+        _check_known(language, [token], size)
+
+
 # %% ../../../notebooks/pretrained/translating.ipynb #translator
 @dataclass(frozen=True)
 class Translator:
@@ -136,10 +142,10 @@ class Translator:
         """The languages are those of a checkpoint that knows many. Raises what `Checkpoint`
         and its parts raise, and ValueError for one of sound and for unknown languages."""
         if (checkpoint := Checkpoint(folder_or_id)).family.sound:
-            what = f"{folder_or_id} reads sound and no text"
-            raise ValueError(f"{what}; give a checkpoint that reads text")
+            raise ValueError(f"{folder_or_id} reads sound and no text; give another")
         found = checkpoint.tokenizer(), checkpoint.decoding()
         tokenizer, settings = _set_languages(*found, source_language, target_language)
+        _check_tokens(tokenizer, (source_language, target_language), checkpoint)
         return cls(checkpoint.model(), tokenizer, settings)    # the small files first
 
     def limited(self, max_new_tokens: int) -> "Translator":

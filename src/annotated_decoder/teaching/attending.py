@@ -34,7 +34,7 @@ def query_plane(
     Vectors of width 2 keep their own axes. Appendix *Attention to move*.
     """
     if len(query) == 2:
-        return torch.eye(2, dtype=query.dtype)
+        return torch.eye(2, dtype=query.dtype, device=query.device)
     along = query / query.norm()
     across = _spread(keys - (keys @ along)[:, None] * along, 1)[0]
     return torch.stack([along, across])
@@ -86,7 +86,7 @@ def drag_a_query(
     """
     names = [*names] or [str(i) for i in range(len(keys))]
     _check_query(query, keys, values, names)
-    query, keys, values = (each.detach().double() for each in (query, keys, values))
+    query, keys, values = (each.detach().cpu().double() for each in (query, keys, values))
     plane, width = query_plane(query, keys), len(query)
     start, shadows = (plane @ query).tolist(), keys @ plane.T
     places = values if values.shape[1] == 2 else values @ _spread(values, 2).T

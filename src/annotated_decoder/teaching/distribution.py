@@ -59,7 +59,7 @@ def distribution(steps: Mapping[str, Sequence[float]], symbols: Sequence[str], l
 
 def _four_settings(name: str, logits: Sequence[float], symbols: Sequence[str], shown: int) -> str:
     "A step as the model has it, hotter, and under each filter, as a table."
-    row = torch.tensor([list(logits)], dtype=torch.float64)
+    row = torch.tensor([list(logits)], dtype=torch.float64, device="cpu")
     settings = {"the model's own": row, "temperature 2": row / 2}
     settings |= {"top-k 3": top_k(row, 3), "top-p 0.9": top_p(row, 0.9)}
     order = row[0].argsort(descending=True, stable=True).tolist()
@@ -99,8 +99,10 @@ def draggable_logits(
 
 def _gradient_table(symbols: Sequence[str], logits: Sequence[float], target: int) -> str:
     "The logits as they are given, with their probabilities and the gradient, as a table."
-    z, right = torch.tensor(list(logits), dtype=torch.float64), torch.tensor(target)
-    p, y, loss = softmax(z), torch.eye(len(z), dtype=z.dtype)[target], cross_entropy(z, right).item()
+    with torch.device("cpu"):                                       # other devices may have no float64
+        z, right = torch.tensor(list(logits), dtype=torch.float64), torch.tensor(target)
+        y = torch.eye(len(z), dtype=z.dtype)[target]
+    p, loss = softmax(z), cross_entropy(z, right).item()
 
     def line(name: str, numbers: torch.Tensor, digits: int) -> str:
         cells = "".join(f"<td>{x:.{digits}f}</td>".replace("-", "−") for x in numbers.tolist())

@@ -53,7 +53,7 @@ def pencil() -> tuple[Decoder, Projection, Float[Tensor, "inputs source d_model"
     config = StackConfig(
         vocab_size=len(TOKENS), max_len=8, d_model=4, n_heads=1, d_ff=4, n_layers=1, dropout=0.0, pre_norm=False
     )
-    with torch.random.fork_rng(devices=[]):                         # making a module draws random numbers
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):     # it draws random numbers; not all have float64
         decoder, projection = Decoder.of(config).double(), Projection(4, len(TOKENS)).double()
     layer = decoder.layers[0]
     weights: dict[Any, list] = {decoder.embedding.tokens: EMBEDDING, projection: PROJECTION}
@@ -61,7 +61,8 @@ def pencil() -> tuple[Decoder, Projection, Float[Tensor, "inputs source d_model"
         weights |= {getattr(module, name): matrix for name, matrix in matrices.items()}
     with torch.no_grad():
         for module, matrix in weights.items():
-            module.weight.copy_(torch.tensor(matrix))
+            module.weight.copy_(torch.tensor(matrix, device="cpu"))
             if getattr(module, "bias", None) is not None:
                 module.bias.zero_()
-    return decoder.eval(), projection.eval(), torch.tensor(MEMORIES, dtype=torch.float64)
+    memories = torch.tensor(MEMORIES, dtype=torch.float64, device="cpu")
+    return decoder.eval(), projection.eval(), memories

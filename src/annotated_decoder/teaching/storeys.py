@@ -45,7 +45,8 @@ def position_dials(
     for name, size in (("n_positions", n_positions), ("d_model", d_model), ("max_shift", max_shift)):
         if size < 1:
             raise ValueError(f"{name} is {size}; it must be at least 1")
-    codes = sinusoids(n_positions + max_shift, d_model).double()
+    with torch.device("cpu"):                                       # other devices may have no float64
+        codes = sinusoids(n_positions + max_shift, d_model).double()
     pairs = _some_pairs(d_model // 2) if pairs is None else list(pairs)
     if not pairs or pairs != sorted({*pairs}) or not 0 <= pairs[0] <= pairs[-1] < d_model // 2:
         raise ValueError(f"pairs are {pairs}; give some of 0 to {d_model // 2 - 1}, the fastest first, each once")
