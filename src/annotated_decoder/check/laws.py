@@ -11,6 +11,7 @@ import contextlib
 import copy
 import inspect
 import io
+import os
 import re
 import textwrap
 import traceback
@@ -57,6 +58,9 @@ def describe(value: object) -> str:
     return f"a {type(value).__name__}" + (f" of shape {(*shape,)}" if shape is not None else "") + dtype
 
 
+_TORCH = os.path.dirname(torch.__file__) + os.sep    # whose lines are not the reader's
+
+
 def describe_error(error: BaseException, own: bool = False) -> str:
     "The last line of an error's traceback, and `own`, the reader's line that led to it; no addresses in memory."
     try:
@@ -64,6 +68,7 @@ def describe_error(error: BaseException, own: bool = False) -> str:
     except BaseException:    # it has no words
         text = "an error that cannot say what it is"
     frames = traceback.extract_tb(error.__traceback__)[1:] if own else []    # without the caller's
+    frames = [frame for frame in frames if not frame.filename.startswith(_TORCH)]
     for frame in [frame for frame in frames if frame.filename == frames[0].filename][-1:]:
         text += f"\nin your line {frame.lineno}" + (f": {frame.line}" if frame.line else "")
     return "\n".join(textwrap.shorten(re.sub("0x[0-9a-fA-F]+", "0x…", line), 200) for line in text.splitlines())

@@ -99,8 +99,9 @@ def _to_hertz(mel: Tensor) -> Tensor:
 def mel_filters(n_mels: int, n_fft: int = 400) -> Float[Tensor, "mels bins"]:
     "How much of each frequency is in each band, up to 8 kHz. Chapter *Sound to features*."
     highest = 15 + 27 * math.log(RATE / 2 / 1000, 6.4)
-    mels = torch.linspace(0, highest, n_mels + 2, dtype=torch.float64)
-    edges, bins = _to_hertz(mels), torch.linspace(0, RATE / 2, n_fft // 2 + 1).double()
+    with torch.device("cpu"):    # wherever else things are made by default
+        edges = _to_hertz(torch.linspace(0, highest, n_mels + 2, dtype=torch.float64))
+        bins = torch.linspace(0, RATE / 2, n_fft // 2 + 1).double()
     low, middle, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     rising, falling = (bins - low) / (middle - low), (high - bins) / (high - middle)
     return torch.minimum(rising, falling).clamp(min=0) * 2 / (high - low)
@@ -146,7 +147,8 @@ class LogMel:
         at = np.minimum(at, 2 * (len(samples) - 1) - at)    # both ends are mirrored
         waves = torch.stft(
             torch.from_numpy(samples[at]).float(), 400, 160, center=False,
-            window=torch.hann_window(400), return_complex=True,
+            window=torch.hann_window(400, device="cpu", dtype=torch.float32),
+            return_complex=True,
         )    # fmt: skip
         return (self.filters @ waves.abs().square()).clamp(min=1e-10).log10()
 
