@@ -136,7 +136,7 @@ def view_heads(self, q, k, v, mask):    # two heads, split without a transpose: 
 
 def stop_early(tokens):
     ends = (tokens == 2).any(0).nonzero()
-    return tokens[:, : ends[0, 0] + 1] if len(ends) else tokens[:, :1]
+    return tokens[:, : ends[0, 0] + 1] if len(ends) else tokens
 
 
 def merged_heads(self, q, k, v, mask):    # heads split by a view over the wrong axis: rows of the batch mix

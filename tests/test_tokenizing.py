@@ -106,8 +106,9 @@ def test_a_language_has_a_token_and_an_unknown_one_is_refused_with_those_known(b
     for code in [*ours.languages][:3] + [*ours.languages][-3:]:
         token = f"__{code}__" if isinstance(theirs, transformers.M2M100Tokenizer) else code
         assert ours.language_id(code) == theirs.convert_tokens_to_ids(token)
-        theirs.src_lang = code
+        usual, theirs.src_lang = theirs.src_lang, code
         assert ours.reading(code).encode("the cat") == theirs("the cat")["input_ids"]
+        theirs.src_lang = usual
     alike = [*sorted(each for each in ours.languages if each[:2] == code[:2])]
     with pytest.raises(ValueError, match=f"'{code[:2].upper()}'; known are {', '.join(alike)}") as refused:
         ours.reading(code[:2].upper())

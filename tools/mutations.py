@@ -84,6 +84,7 @@ def test(folder: Path, tests: list[str]) -> int:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     sys.path.insert(0, str(folder))
+    os.environ["PYTHONPATH"] = str(folder)    # for the processes that a test starts
     os.chdir(ROOT)
     # Loading nbval would take most of a run's time, and no test here is a notebook.
     plugins = [f"-pno:{name}" for name in ("cacheprovider", "nbval", "unraisableexception")]
