@@ -22,6 +22,7 @@ from annotated_decoder.caching import Cache
 from annotated_decoder.check import (
     ablations,
     attention,
+    bug_museum,
     caching,
     decoder,
     embedding,
@@ -63,6 +64,7 @@ BY_HAND = [
     check.least_loss,
     check.parted_by_chance,
     check.columns_in_effect,
+    check.softmaxed_floor,
     check.bytes_of_a_step,
     check.tied_penalty,
 ]
@@ -85,6 +87,7 @@ CHECKERS = [
     *(check.one_step, check.validation_loss),
     *(check.p_value, check.gains),
     *(check.without_head, check.other_columns),
+    *(check.go_on, check.sees_future),
     *(check.to_whole, check.filled_part),
 ]
 (
@@ -1547,6 +1550,75 @@ def test_right_answers_pass_in_looking_inside():
     assert quietly(check.without_head, functools.partial(written_over, back=True))
 
 
+# Those of The bug museum.
+def behind(attn, x, old_k, old_v, mask=causal_mask, join=lambda old, new: [old, new], first=causal_mask):
+    k, v = attn.keys_values(x)
+    if old_k is not None:
+        k, v = torch.cat(join(old_k, k), 2), torch.cat(join(old_v, v), 2)
+    return attn(x, k, v, (first if old_k is None else mask)(x.shape[1], k.shape[2])), k, v
+
+
+def behind_and_emptied(attn, x, old_k, old_v):
+    found = behind(attn, x, old_k, old_v)
+    x.zero_()
+    return found
+
+
+def looks_ahead(decode, tokens, vocab_size, shifts=(1, 2), near=1e-4, changes=range(1, 6), compares=lambda t: t):
+    before = decode(tokens)
+    for t, shift in itertools.product(changes, shifts):
+        other, until = tokens.clone(), compares(t)
+        other[:, t:] = 3 + (other[:, t:] - 3 + shift) % (vocab_size - 3)
+        if not torch.allclose(decode(other)[:, :until], before[:, :until], rtol=near, atol=near):
+            return True
+    return False
+
+
+def looks_ahead_in_place(decode, tokens, vocab_size):
+    found = looks_ahead(decode, tokens, vocab_size)
+    tokens[:, 1:] = 3
+    return found
+
+
+MUSEUM = {
+    "a formula": (check.softmaxed_floor, "ln 2", 0, "expected one number"),
+    "equal shares": (check.softmaxed_floor, math.log(5), 1, "that is what equal shares cost"),
+    "nothing": (check.softmaxed_floor, 0, 1, "after one softmax"),
+    "bits": (check.softmaxed_floor, 1.305, 2, "in bits"),
+    "a probability": (check.softmaxed_floor, 0.405, 2, "that is the probability"),
+    "six tokens": (check.softmaxed_floor, 1.04, 2, "that is the floor of six tokens"),
+    "an output alone": (check.go_on, lambda *four: behind(*four)[0], 0, "expected an output, k and v"),
+    "all see all": (check.go_on, functools.partial(behind, first=lambda *two: None), 1, "3 new behind 0"),
+    "the newest first": (check.go_on, functools.partial(behind, join=lambda old, new: [new, old]), 2, "the keys after"),
+    "forgotten": (check.go_on, functools.partial(behind, join=lambda old, new: [new]), 2, "the keys after"),
+    "upper left": (check.go_on, functools.partial(behind, mask=lambda q, k: torch.ones(q, k, dtype=torch.bool).tril()),
+                   3, "6 times 1 new position"),
+    "no mask behind a past": (check.go_on, functools.partial(behind, mask=lambda *two: None), 4, "2, 3 and 1"),
+    "emptied": (check.go_on, behind_and_emptied, 5, "the input x was changed in place"),
+    "a word": (check.sees_future, lambda *three: "no", 0, "expected True or False"),
+    "a table of answers": (check.sees_future, lambda decode, tokens, v: tokens > 9, 0, "expected True or False"),
+    "always": (check.sees_future, lambda *three: True, 1, "a causal mask: expected False"),
+    "its own, too": (check.sees_future, functools.partial(looks_ahead, compares=lambda t: t + 1), 1, "expected False"),
+    "never": (check.sees_future, lambda *three: False, 2, "no mask: expected True"),
+    "the last, at the first": (check.sees_future, functools.partial(
+        looks_ahead, changes=[5], compares=lambda t: 1), 3, "each sees one too many"),
+    "one place": (check.sees_future, functools.partial(looks_ahead, changes=[1]), 4, "the last but one"),
+    "one other token": (check.sees_future, functools.partial(looks_ahead, shifts=(1,)), 5, "look alike"),
+    "to the last bit": (check.sees_future, functools.partial(looks_ahead, near=0), 6, "and rounding"),
+    "in place": (check.sees_future, looks_ahead_in_place, 7, "the input tokens was changed"),
+}  # fmt: skip
+MUSEUM_LAWS = {check.softmaxed_floor: bug_museum.SOFTMAXED_FLOOR, check.go_on: bug_museum.GO_ON,
+               check.sees_future: bug_museum.SEES_FUTURE}    # fmt: skip
+
+
+def test_right_answers_pass_in_the_bug_museum():
+    for answer in (math.log(1 + 4 / math.e), 0.9, "0.905", torch.tensor(0.905)):
+        assert quietly(check.softmaxed_floor, answer)
+    assert quietly(check.go_on, behind) and quietly(check.sees_future, looks_ahead)
+    assert quietly(check.sees_future, functools.partial(looks_ahead, shifts=(2, 3, 5)))
+    assert quietly(check.sees_future, lambda *three: torch.tensor(looks_ahead(*three)))
+
+
 # Those of Training.
 def stepped(
     model, batch, optimizer, leaves_out="", up=1.0, gives=lambda loss, again: loss.item(), clears=lambda model: None
@@ -1640,6 +1712,7 @@ SLIPS = {
     "training": LEARNING_SLIPS,
     "ablations": COMPARING,
     "looking_inside": INSIDE,
+    "bug_museum": MUSEUM,
     "fast_decoding": FAST,
     "pretrained": REAL,
 }
@@ -1660,6 +1733,7 @@ ALL_LAWS = {
     **TRAINING_LAWS,
     **COMPARING_LAWS,
     **INSIDE_LAWS,
+    **MUSEUM_LAWS,
     **FAST_LAWS,
     **REAL_LAWS,
 }

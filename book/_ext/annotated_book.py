@@ -130,6 +130,7 @@ ALSO_FOUND_UNDER = {
     "13_training": "teacher forcing, learning rate, optimizer, AdamW, Muon",
     "14_ablations": "ablation study, random seeds, significance, permutation test, hyperparameters",
     "15_looking_inside": "interpretability, attention maps, alignment",
+    "16_bug_museum": "silent bugs, debugging a Transformer, tests, data leakage",
     "17_fast_decoding": "inference speed, quantization, int8, static cache, memory bandwidth, GQA, MQA",
     "18_pretrained": "Hugging Face, Marian, BART, T5, Whisper, checkpoints",
 }

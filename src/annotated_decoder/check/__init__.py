@@ -2,6 +2,7 @@
 
 from .ablations import gains, p_value, parted_by_chance
 from .attention import heads_apart, longer_query, weights_of, window_mask
+from .bug_museum import go_on, sees_future, softmaxed_floor
 from .caching import cache_size, moved_rows, own_cache
 from .cross_attention import numbers_kept, padded_weights, read_memory
 from .decoder import lens, pre_norm_layer, pre_norm_sum
@@ -39,6 +40,7 @@ __all__ = [
     "least_loss", "one_step", "validation_loss",
     "parted_by_chance", "p_value", "gains",
     "columns_in_effect", "without_head", "other_columns",
+    "softmaxed_floor", "go_on", "sees_future",
     "bytes_of_a_step", "to_whole", "filled_part",
     "tied_penalty", "shapes", "would_repeat",
     "my_decoder",
