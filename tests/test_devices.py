@@ -99,6 +99,12 @@ def test_nothing_is_made_elsewhere_than_beside_the_inputs(way):
         assert as_lists(WAYS[way](made)) == here
 
 
+@pytest.fixture
+def narrow(monkeypatch):
+    "Meta is taken for a device without double precision."
+    monkeypatch.setattr("annotated_decoder.embedding._NARROW", {"mps", "meta"})
+
+
 class NarrowElsewhere(TorchDispatchMode):
     "A device without double precision beside a processor that has it; meta stands for it."
 
@@ -111,6 +117,7 @@ class NarrowElsewhere(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("table", [sinusoids, sinusoid_halves, sinusoids_from_two])
+@pytest.mark.usefixtures("narrow")
 def test_positions_are_computed_on_the_processor_and_put_on_the_default_device(table):
     with NarrowElsewhere(), elsewhere():
         there = table(7, 8)
@@ -129,11 +136,17 @@ def test_positions_are_as_precise_as_the_default_dtype():
     assert torch.equal(double.float(), single)    # rounded once, at the end
 
 
+@pytest.mark.usefixtures("narrow")
 def test_a_model_is_made_on_a_device_without_double_precision():
     shape = StackConfig(vocab_size=9, max_len=8, d_model=8, n_heads=2, d_ff=8, n_layers=1)
     with NarrowElsewhere(), elsewhere():
         made = EncoderDecoder.of(shape, shape)
     assert {tensor.device.type for tensor in [*made.parameters(), *made.buffers()]} == {"meta"}
+
+
+def test_positions_of_no_numbers_take_no_memory():
+    with elsewhere():
+        assert sinusoids(10**6, 10**6).is_meta
 
 
 PIECES = {  # what is computed in double precision for a page

@@ -13,27 +13,31 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 # %% ../../notebooks/04_embedding.ipynb #sinusoids
+_NARROW = {"mps"}    # devices without float64: Apple's chips
+
+
 def sinusoids(
     n_positions: int, d_model: int
 ) -> Float[Tensor, "{n_positions} {d_model}"]:
     """Position p as sines and cosines of p / 10000^(2i/d_model), interleaved.
 
-    Computed in float64 on the processor, returned in the default dtype and on the
-    default device.
+    Computed in float64, and on the processor where the default device has none;
+    returned in the default dtype and on the default device.
     Raises ValueError for an odd `d_model`.
     Chapter *Embedding and position*; Vaswani et al. 2017, section 3.5.
     """
     if d_model % 2:
         problem = f"d_model = {d_model} must be even"
         raise ValueError(f"sinusoids come in pairs, so {problem}")
-    with torch.device("cpu"):    # Apple's chips have no float64
+    default = torch.get_default_device()
+    with torch.device("cpu" if default.type in _NARROW else default):
         exponents = torch.arange(0, d_model, 2, dtype=torch.float64) / d_model
         positions = torch.arange(n_positions, dtype=torch.float64)
     slowness = 10000.0**exponents
     angles = positions[:, None] / slowness                            # (n, d/2)
     pairs = torch.stack([angles.sin(), angles.cos()], -1)             # (n, d/2, 2)
     table = pairs.flatten(1).to(torch.get_default_dtype())
-    return table.to(torch.get_default_device())
+    return table.to(default)
 
 # %% ../../notebooks/04_embedding.ipynb #embedding
 class Embedding(nn.Module):
