@@ -212,6 +212,16 @@ def test_a_forged_state_is_refused_in_one_sentence_or_runs_on_and_changes_nothin
     assert refused > 40
 
 
+def test_two_parameters_with_one_state_are_refused():
+    run, other = taken(small_pronouncer(d_model=8), epochs=2), taken(small_pronouncer(d_model=8), epochs=2)
+    next(iter(run))
+    state = deepcopy(run.state_dict())
+    numbers = state["optimizers"][0]["param_groups"][0]["params"]
+    numbers[-1] = numbers[0]    # torch's fused step would write beside the smaller of the two
+    with pytest.raises(ValueError, match=r"\['params'\]\[\d+\] is built otherwise; start anew$"):
+        other.load_state_dict(state)
+
+
 NONE = [None, [], "state", 3, {"made_of": {1: 2}}, {"made_of": {"seed": torch.ones(2)}}]
 
 

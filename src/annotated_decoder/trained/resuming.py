@@ -71,7 +71,8 @@ def _built_otherwise(ours: Any, theirs: Any, place: str) -> str:
             return place
         pairs = [(i, *pair) for i, pair in enumerate(zip(ours, theirs))]
     else:
-        alike = type(ours) is type(theirs) and (type(ours) in (int, float) or ours == theirs)
+        may_change = type(ours) in (int, float) and "['params']" not in place    # which parameter has which state
+        alike = type(ours) is type(theirs) and (may_change or ours == theirs)
         return "" if alike else place                               # numbers change, words and switches do not
     found = (_built_otherwise(one, other, f"{place}[{name!r}]") for name, one, other in pairs)
     return next(filter(None, found), "")
