@@ -182,8 +182,8 @@ def take_gradient(
     """
     device = next(model.parameters()).device
     batch = Batch(*(tensor.to(device) for tensor in batch))
-    loss = objective(model.train(), batch, config, step)
     model.zero_grad()
+    loss = objective(model.train(), batch, config, step)
     loss.backward()
     length = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_norm)
     if not (math.isfinite(loss.item()) and math.isfinite(length.item())):
