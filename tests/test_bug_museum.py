@@ -79,6 +79,20 @@ def test_an_exhibit_has_its_six_parts(name):
 
 
 @pytest.mark.parametrize("name", EXHIBITS)
+def test_behind_the_guess_one_fold_holds_the_answer_and_no_code_above_it_is_open(name):
+    cells = exhibit(name)
+    above, *folded = text_of(cells, "markdown").split('\n\n<details class="answer"><summary>')
+    assert "**Guess" in above and "```" not in above and len(folded) == 1
+    assert "**The one line" in folded[0] and folded[0].endswith("\n\n</details>")
+    seen = [cell for cell in cells if cell["id"].startswith(f"{name}-seen")]
+    for cell in seen:    # in Colab and JupyterLab its code has the bug in it
+        assert source(cell).startswith("#@title What you would see\n") and "hide-input" in cell["metadata"]["tags"]
+        assert cell["metadata"]["cellView"] == "form" and cell["metadata"]["jupyter"]["source_hidden"]
+    order = [cell["id"] for cell in cells]
+    assert order == [name, *(cell["id"] for cell in seen), f"{name}-line", f"{name}-law", f"{name}-why"]
+
+
+@pytest.mark.parametrize("name", EXHIBITS)
 def test_the_law_was_run_and_is_red_on_the_bug_and_green_on_the_right_code(name):
     (law,) = (cell for cell in exhibit(name) if cell["id"] == f"{name}-law")
     printed = "".join("".join(out.get("text", "")) for out in law["outputs"])

@@ -96,7 +96,7 @@ def bug(**methods):
     return type("Bug", (Small,), methods)
 
 
-class UnbiasedNorm(nn.LayerNorm):    # as in harvardnlp's annotated-transformer
+class UnbiasedNorm(nn.LayerNorm):
     def forward(self, x):
         return self.weight * (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + self.eps) + self.bias
 
@@ -120,11 +120,16 @@ def minus_a_billion(self, q, k, v, mask):
     return (q @ k.mT / 4).masked_fill(~mask, -1e9).softmax(-1) @ v
 
 
-def queries_padded(self, q, k, v, mask):    # as in hyunwoongko's transformer: padding hides rows, not columns
+def queries_padded(self, q, k, v, mask):    # padding hides rows, not columns
     return scaled_dot_product_attention(q, k, v, attn_mask=mask if mask.dim() == 2 else mask.mT)
 
 
-def future_while_testing(self, n, past):    # as in Kyubyong's transformer
+def memory_under_the_causal_mask(self, q, k, v, mask):
+    causal = torch.ones(q.shape[1], k.shape[1], dtype=torch.bool).tril()
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask if mask.dim() == 2 else mask & causal)
+
+
+def future_while_testing(self, n, past):
     return torch.ones(n, past + n, dtype=torch.bool).tril(past if self.training else past + n)
 
 
@@ -143,7 +148,7 @@ def merged_heads(self, q, k, v, mask):    # heads split by a view over the wrong
     return scaled_dot_product_attention(q, k.flip(0), v.flip(0), attn_mask=mask)
 
 
-def scaled_in_training(self, *given):    # as scale_prj in jadore801120's attention-is-all-you-need-pytorch
+def scaled_in_training(self, *given):
     logits = Small.forward(self, *given)
     return logits / 4 if self.training else logits
 
@@ -180,10 +185,13 @@ BUGS = {    # a right decoder with one thing wrong, the law that it breaks first
     "padding seen": (bug(real=lambda self, mask: None), "padding", "padded column"),
     "padding on queries": (bug(attend=queries_padded), "form", "raised"),
     "places in the memory": (bug(read=lambda self, m: m + self.places[: m.shape[1]]), "a_set", "change places"),
+    "memory under the causal mask": (bug(attend=memory_under_the_causal_mask), "a_set", "change places"),
     "scaled in training": (bug(forward=scaled_in_training), "one_way", "without dropout"),
     "minus a billion": (bug(attend=minus_a_billion), "half", "Half"),
     "unbiased norm": (lambda: with_norm(UnbiasedNorm), "norms", "norm, with gain 1"),
     "position 0 at every step": (bug(place=lambda self, n, past: self.places[:n]), "stepwise", "position 1"),
+    "first key at every step": (bug(may_look=lambda self, n, past: torch.ones(n, past + n, dtype=torch.bool).tril()),
+                                "stepwise", "position 1"),
     "upper-left mask": (bug(may_look=lambda self, n, past: torch.ones(n, past + n, dtype=torch.bool).tril(
         past if n == 1 else 0)), "in_chunks", "position 2"),
     "scaled in steps": (bug(step_scale=0.5), "stepwise", "position 0"),
@@ -208,6 +216,17 @@ BUGS = {    # a right decoder with one thing wrong, the law that it breaks first
     "smoothed": (bug(loss=loss_of(*SHIFTED, label_smoothing=0.3)), "next_token", "expected"),
     "a number of Python": (bug(loss=lambda self, *given: 1.0), "next_token", "came 1"),
 }  # fmt: skip
+PUBLISHED = {    # whose code had a bug of this shape, as it or a thread about it says; the page has them in this order
+    "minus a billion": "harvardnlp/annotated-transformer",
+    "unbiased norm": "harvardnlp/annotated-transformer",
+    "another start": "harvardnlp/annotated-transformer",
+    "padding on queries": "hyunwoongko/transformer",
+    "memory under the causal mask": "keras-team/keras-io",
+    "scaled in steps": "jadore801120/attention-is-all-you-need-pytorch",
+    "heads by a view": "reczoo/FuxiCTR",
+    "position 0 at every step": "ml-explore/mlx-lm",
+    "first key at every step": "lucidrains/x-transformers",
+}
 
 
 class OfTorch(nn.Module):
@@ -259,6 +278,14 @@ def test_a_bug_is_named_by_its_law(name):
     report = quietly(make())
     assert report.broken[0] == NAMES[law], report.text
     assert word in " ".join(report.text.split()), report.text
+
+
+def test_the_page_tells_whose_bugs_are_tried_here_and_which_law_breaks_first():
+    cells = json.loads(PAGE.read_text(encoding="utf-8"))["cells"]
+    (text,) = ("".join(cell["source"]) for cell in cells if cell["id"] == "found-text")
+    rows = re.findall(r"^\|[^|]+\| \[[^]]+\]\(https://github\.com/([^/]+/[^/]+)/[^)]+\) \| (.+) \|$", text, re.M)
+    assert rows == [(whose, NAMES[BUGS[name][1]]) for name, whose in PUBLISHED.items()]
+    assert len({*PUBLISHED.values()}) >= 5
 
 
 def test_every_law_is_broken_by_some_bug():
@@ -378,6 +405,11 @@ def test_it_may_be_asked_for_in_any_mode():
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         report = quietly(Small())
     assert report.passed, report.text
+
+
+def test_the_report_shows_the_first_line_that_the_decoder_prints():
+    module = bug(read=lambda self, memory: print("read", len(memory)) or memory)()
+    assert quietly(module).text.splitlines()[-1] == "It printed: read 3"
 
 
 def test_what_only_has_the_name_of_a_method_is_not_tried():

@@ -223,6 +223,14 @@ def test_a_pickle_that_would_run_something_is_refused_and_nothing_runs(write, pa
     assert not ran.exists() and message.count(str(folder)) == 1
 
 
+def test_a_damaged_text_in_a_pickle_is_refused_without_a_warning(home, tmp_path, recwarn):
+    folder = shutil.copytree(home / "bart", tmp_path / "bart")
+    (folder / "model.safetensors").unlink()
+    zipped(folder / PICKLED, b"\x80\x02S'\\\x01'\n.")    # an escape that is none, before a control character
+    refusal(ValueError, lambda: load_pretrained(folder), PICKLED, "has the instruction STRING")
+    assert not recwarn.list
+
+
 def test_torch_opens_only_what_was_looked_through_and_only_as_weights(home, tmp_path, monkeypatch):
     folder, opened, load = pickled(home, "bart", tmp_path / "pickled"), [], torch.load
 

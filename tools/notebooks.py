@@ -2,7 +2,7 @@
 
 A stored notebook keeps sources, outputs, cell ids, tags, MyST metadata, execution counts, and of its run the rounded
 time and a fingerprint of what it was run on: its code cells, the package and the weights. Other timings and editor
-state go. The solution of an exercise is folded, in Colab and in JupyterLab too, under a title. A picture that looks as
+state go. A cell with a title, as an exercise's solution has, is folded in Colab and JupyterLab. A picture that looks as
 before keeps its old bytes, so that a diff shows what changed. The address in the Colab badge and in the set-up cell is
 one setting, `repository` in `_config.yml`; the set-up cell installs the release that the notebook belongs to.
 """
@@ -143,7 +143,7 @@ def tidied(notebook) -> str:
     notebook.metadata = nbformat.from_dict(METADATA | kept)
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     for cell in notebook.cells:
-        folded = FOLDED if cell.id.startswith("solution-") else {}
+        folded = FOLDED if cell.id.startswith("solution-") or cell.source.startswith("#@title ") else {}
         cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in KEPT} | folded)
         cell.pop("attachments", None)
         if cell.cell_type == "code":

@@ -237,14 +237,14 @@ def try_laws(yours: Any, laws: Sequence[Law], call: str, hint: Any = 1, inputs: 
     """
     name, grade = call.split(".")[-1].removeprefix("check_"), hint if type(hint) is int and 1 <= hint <= 3 else 1
     lines = ["Of hints there are 1 (a nudge), 2 (where to look) and 3 (nearly the code)."] * (grade is not hint)
-    with _undisturbed():
+    with _undisturbed() as printed:
         try:
             if _is_unwritten(yours.function if type(yours) is Tried else yours):
                 raise Untouched("there is no answer yet")
             form = _find(laws[0], yours)
             go_on = form.outcome == "holds"
             found = (form, *(_find(law, yours) if go_on else Finding(law.name, "not tried") for law in laws[1:]))
-            lines += _write_report(name, found, yours.printed if type(yours) is Tried else "")
+            lines += _write_report(name, found, yours.printed if type(yours) is Tried else printed.getvalue())
         except Untouched as reason:
             found = tuple(Finding(each.name, "not tried") for each in laws)
             lines.append(f"{name} is still to be written: {reason}. {len(laws)} laws wait for it.")

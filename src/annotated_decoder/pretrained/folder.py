@@ -19,6 +19,7 @@ import re
 import reprlib
 import stat
 import struct
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -281,7 +282,8 @@ _ITEM = re.compile(rf"X(?:P?{_TENSOR}(?:[yn]O\)D3R)?|h)")
 
 def _read_word(program: io.BytesIO, pattern: str) -> tuple[str, list[Any]]:
     "A pickle of this form, as a word and its values."
-    word, values = _look_through(program)
+    with warnings.catch_warnings(action="ignore"):    # of what is no escape, in a damaged text
+        word, values = _look_through(program)
     if not re.fullmatch(pattern, word) or values[0] != 2:    # the protocol
         raise ValueError("it holds something else than tensors by name")
     return word, values
