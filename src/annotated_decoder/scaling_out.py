@@ -10,6 +10,7 @@ __all__ = ['WAYS', 'Optimizers', 'activation_bytes', 'training_bytes', 'share_of
 import os
 import re
 import runpy
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -153,10 +154,10 @@ def _lost(watch: Any, limit: float) -> str:
         dist.monitored_barrier(watch, timedelta(seconds=limit), wait_all_ranks=True)
         return "the processes lost touch and found it again; start the same again"
     except RuntimeError as error:
-        named = re.search(r"Ranks? ([0-9, ]+) failed", str(error))
-        numbers = named[1].strip() if named else "0"    # which the others ask
+        named = re.search(r"Ranks? ([0-9, ]+) failed|from rank (0)", str(error))
+    who = f"process {(named[1] or named[2]).strip()}" if named else "another process"
     why = f"has ended, or given no sign for {limit:g} seconds"
-    return f"process {numbers} {why}; see its own message, and start the same again"
+    return f"{who} {why}; see its own message, and start the same again"
 
 
 # %% ../../notebooks/19_scaling_out.ipynb #processes
@@ -178,7 +179,9 @@ def processes(device: str = "cpu", limit: float = 600.0) -> Iterator[torch.devic
     watch = dist.new_group(backend="gloo", timeout=time)
     dist.monitored_barrier(watch, time)         # connects them, for `_lost` to ask
     try:
-        yield place
+        with warnings.catch_warnings():         # logits are not written in place
+            warnings.filterwarnings("ignore", "FSDP2-wrapped .* returned a view")
+            yield place
     except RuntimeError as error:
         if not re.search("gloo|nccl|c10d", str(error), re.IGNORECASE):
             raise
