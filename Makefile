@@ -93,7 +93,7 @@ export: $(READY)  ## write src/annotated_decoder from the notebooks
 run: export  ## run every notebook from the top and store its outputs
 	$(QUIET) $(BIN)/python tools/notebooks.py run
 
-chapter: $(READY)  ## a new notebook that runs: make chapter NAME=19_scaling_out TITLE="More than one machine", or NAME=trained/museum
+chapter: $(READY)  ## a new notebook that runs: make chapter NAME=20_distillation TITLE="A smaller model", or NAME=trained/museum
 	$(BIN)/python tools/notebooks.py new "$(NAME)" "$(TITLE)"
 
 lock: $(READY)  ## write requirements.lock anew: the newest packages that requirements.txt allows
