@@ -82,10 +82,10 @@ def generation(kills: int, seed: int) -> dict[str, int]:
         assert set(expected) == {"out.txt", "out.txt.refused", "out.txt.made_of.json"}
         while seen["kills"] < kills:
             out = Path(place, f"round {seen['rounds']}", "out.txt")
-            before = -1
-            while seen["kills"] > before:                           # until a world ends without one
-                before = seen["kills"]
-                seen += run_world(given, out, kills - before, chance)
+            left, killed = min(chance.randint(1, 9), kills - seen["kills"]), -1
+            while killed:                                           # until a world ends without a kill
+                found = run_world(given, out, left, chance)
+                killed, seen, left = found["kills"], seen + found, left - found["kills"]
             assert contents(out.parent) == expected, f"round {seen['rounds']} made {sorted(os.listdir(out.parent))}"
             seen["rounds"] += 1
     return dict(seen)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import kills
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_checkpoints import MANY, in_child, kill_at
@@ -142,30 +143,44 @@ def test_what_gets_its_name_has_reached_the_disk(place, monkeypatch):
 # Kills
 
 
-def test_killed_at_any_operation_on_a_file_nothing_is_lost(tmp_path):
+@pytest.mark.parametrize("streamed", [False, True], ids=["a file", "a stream"])
+def test_killed_at_any_operation_on_a_file_nothing_is_lost(streamed, tmp_path):
     (tmp_path / "lines").write_text(LINES)
     nth, ended = 0, None
     while ended != 0:
         nth += 1 if MANY else 1 + nth // 9
-        place = tmp_path / "lines", tmp_path / str(nth) / "out"
+        out = tmp_path / str(nth) / "out"
 
-        def killed(place=place, nth=nth):
-            kill_at(nth, place[1].parent)
-            bulk(place, 0, 1, 8)
+        def work(rank, world, out=out):
+            return bulk((io.BytesIO(LINES.encode()) if streamed else tmp_path / "lines", out), rank, world, 8)
+
+        def killed(out=out, nth=nth, work=work):
+            kill_at(nth, out.parent)
+            work(0, 1)
 
         ended = in_child(killed)
         assert ended in (0, -signal.SIGKILL)
         world = 1 + nth % 3
-        found = [bulk(place, rank, world, 8) for rank in range(world)]
-        assert found[-1] == Bulk(4, [])
-        left = [name for name in os.listdir(place[1].parent) if name.endswith(".part")]
-        assert len(left) <= 1 and not any(place[1].with_name(name).stat().st_size for name in left)    # check_target's
-        assert_whole(place[1], LINES.encode(), left)
+        assert [work(rank, world) for rank in range(world)][-1] == Bulk(4, [])
+        left = [name for name in os.listdir(out.parent) if name.endswith(".part")]
+        assert len(left) <= 1 and not any(out.with_name(name).stat().st_size for name in left)    # check_target's
+        assert_whole(out, LINES.encode(), left)
     assert nth > 40
 
 
+def test_a_folder_that_others_may_be_at_work_in_is_renamed_before_it_is_emptied(place, monkeypatch):
+    begun, deleted, rmtree = place[1].with_name("out.chunks-01234567.part"), [], shutil.rmtree
+    bulk(place, 0, 2)
+    begun.mkdir()
+    (begun / "made_of.json").write_text("{}")
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **options: (deleted.append(path), rmtree(path, **options)))
+    assert bulk(place, 1, 2) == Bulk(4, [])
+    assert begun not in deleted and len(deleted) >= 2
+    assert_whole(place[1], LINES.encode())
+
+
 def test_killed_at_random_nothing_is_lost():
-    assert kills.generation(6, 1)["kills"] == 6
+    assert kills.generation(4, 1)["kills"] == 4
 
 
 def test_two_of_the_same_rank_at_once_do_no_harm(tmp_path):
@@ -495,6 +510,16 @@ def test_what_is_no_rank_of_a_world_is_refused(run, tmp_path, rank, world):
         worker_of({"RANK": rank, "WORLD_SIZE": world})
     status, _, err = run("pronounce", "--out", tmp_path / "out", stdin=b"cat", rank=rank, world=world)
     assert status == 2 and "give whole numbers, a rank from 0 and below the size" in err
+
+
+@pytest.mark.parametrize("name, rank, device", [("cuda", "5", "cuda:1"), ("cuda", None, "cuda"), ("cpu", "1", "cpu"),
+                                                ("cuda:0", "1", "cuda:0"), (None, "1", None)])    # fmt: skip
+def test_each_rank_of_a_machine_has_a_device_of_its_own(monkeypatch, name, rank, device):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    assert cli._device_of_rank(name) == device
 
 
 def test_utf_16_on_standard_input_is_named(run, tmp_path):

@@ -14,7 +14,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedIOBase
 from itertools import count, islice
 from pathlib import Path
@@ -194,7 +194,10 @@ def _clear(target: Path) -> None:
     if folder.exists():
         os.rename(folder, part_of(folder))
     for path in target.parent.glob(f"{glob.escape(folder.name)}-*.part"):
-        shutil.rmtree(path, ignore_errors=True)
+        doomed = part_of(folder)    # whoever is at work there must not give it its name
+        with suppress(OSError):
+            os.rename(path, doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
 
 # %% ../../../notebooks/trained/in_bulk.ipynb #stream
 @contextmanager
