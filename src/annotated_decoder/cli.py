@@ -8,6 +8,7 @@ __all__ = ['main']
 # %% ../../notebooks/command_line/cli.ipynb #imports
 import argparse
 import errno
+import hashlib
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from itertools import chain
+from pathlib import Path
 from typing import Any, NoReturn
 
 from tqdm import tqdm
@@ -39,6 +41,7 @@ from .pronunciation.saying import PRONOUNCER, one_piece, origin_of, say_words, s
 from .pronunciation.text import SSML_END, SSML_START, TEXT_FORMATS, as_json, say_text, write_said
 from .pronunciation.words import unfinished
 from .trained.batches import Transcription
+from .trained.in_bulk import Told, answer_in_bulk, hash_files, worker_of
 from .trained.in_numpy import softmax
 from .trained.whole_files import check_target
 
@@ -156,12 +159,21 @@ def _looks_like_utf16(line: str) -> bool:
     return marked or bool(even and odd) and (even == {"\0"}) != (odd == {"\0"})
 
 
+def _unreadable(error: OSError) -> ValueError:
+    why = f"standard input cannot be read ({error.strerror or error})"
+    return ValueError(f"{why}; send lines of text to it")
+
+
 def _given_lines() -> Iterator[str]:
     try:
         yield from sys.stdin
     except OSError as error:
-        why = f"standard input cannot be read ({error.strerror or error})"
-        raise ValueError(f"{why}; send lines of text to it") from error
+        raise _unreadable(error) from error
+
+
+def _refuse_utf16(line: str, place: str) -> None:
+    if _looks_like_utf16(line):
+        raise ValueError(f"{place} looks like UTF-16; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)")
 
 
 def _read_lines() -> Iterator[str]:
@@ -171,9 +183,7 @@ def _read_lines() -> Iterator[str]:
     """
     lines = _given_lines()
     first = next(lines, "")
-    if _looks_like_utf16(first):
-        what = "standard input looks like UTF-16"
-        raise ValueError(f"{what}; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)")
+    _refuse_utf16(first, "standard input")
     return chain([first] if first else [], lines)
 
 # %% ../../notebooks/command_line/cli.ipynb #answers
@@ -194,6 +204,14 @@ def _format_answer(word: str, found: list[Transcription], listed: _Listed, args:
     return lines
 
 
+def _told(word: str, found: list[Transcription] | ValueError, listed: _Listed, args: argparse.Namespace) -> Told:
+    "What is written of a word, and what is complained of, if anything."
+    if isinstance(found, ValueError):
+        return "", found
+    ended = all(answer.finished for answer in found)
+    return _format_answer(word, found, listed, args), None if ended else unfinished(word)
+
+
 def _say_words(args: argparse.Namespace, say: _Say, listed: _Listed, at_once: bool) -> Counter:
     "Answer words one by one, in order; how many could not be."
     refused: Counter = Counter()
@@ -202,17 +220,92 @@ def _say_words(args: argparse.Namespace, say: _Say, listed: _Listed, at_once: bo
     silent = bool(args.words) or at_once or sys.stdout.isatty() or None      # None: shown where there is a terminal
     for number, (word, found) in enumerate(tqdm(say(lines), disable=silent), 1):
         try:
-            if isinstance(found, ValueError):
-                raise found
-            if args.steps:
+            if args.steps and not isinstance(found, ValueError):
                 _print_steps(word, 1 if args.layer is None else args.layer)
+            text, why = _told(word, found, listed, args)
         except ValueError as error:
-            _complain(f"{kind} {number}", error, refused)
-            continue
-        print(_format_answer(word, found, listed, args), end="", flush=at_once)
-        if not all(answer.finished for answer in found):
-            _complain(f"{kind} {number}", unfinished(word), refused)
+            text, why = "", error
+        print(text, end="", flush=at_once)
+        if why is not None:
+            _complain(f"{kind} {number}", why, refused)
     return refused
+
+# %% ../../notebooks/command_line/cli.ipynb #bulk
+def _check_bulk(args: argparse.Namespace) -> None:
+    "ValueError for options that cannot be had with --in and --out, or without."
+    if args.out is None and args.input is not None:
+        raise ValueError("--in names the lines for --out; give both, or send the lines to standard input")
+    if args.out is not None and getattr(args, "words", None):
+        raise ValueError("--out takes lines from --in or standard input, and words are given; leave them out, or --out")
+    for name in ("text", "steps", "stream"):
+        if args.out is not None and getattr(args, name, False):
+            raise ValueError(f"--out takes lines in any order, and --{name} cannot; leave one of them out")
+
+
+def _check_start(args: argparse.Namespace, rank: int) -> None:
+    "ValueError for lines in UTF-16, and where none can be read; of standard input nothing is taken."
+    start = b""
+    stdin: Any = sys.stdin
+    if args.input is None and rank == 0:
+        try:
+            start = stdin.buffer.peek(4)[:4]
+        except OSError as error:
+            raise _unreadable(error) from error
+    elif args.input is not None and Path(args.input).is_file():
+        with open(args.input, "rb") as file:
+            start = file.read(4)
+    for line in start.decode("utf-8", "surrogateescape").splitlines(keepends=True)[:1]:
+        _refuse_utf16(line, "standard input" if args.input is None else args.input)
+
+# %% ../../notebooks/command_line/cli.ipynb #answer-bulk
+def _answer_bulk(
+    args: argparse.Namespace, answer: Callable[[list[str]], Iterable[Told]], model: str, chunk_lines: int
+) -> int:
+    "Answer this process's share of the lines; the exit status."
+    rank, world = worker_of()
+    given: Any = sys.stdin.buffer if args.input is None else args.input
+    _check_start(args, rank)
+    about = {name: value for name, value in vars(args).items() if name not in ("run", "input", "out", "model")}
+    about |= {"version": __version__, "model": model}
+    with tqdm(disable=True if rank else None) as bar:               # None: shown where there is a terminal
+
+        def counted(lines: list[str]) -> Iterator[Told]:
+            for told in answer(lines):
+                bar.update()
+                yield told
+
+        asked: dict[str, Any] = dict(made_of=about, worker=(rank, world), chunk_lines=chunk_lines)
+        done = answer_in_bulk(given, counted, args.out, **asked)
+    if done.missing:
+        _tell(f"rank {rank} of {world} is done, {_ranks(done.missing)} not yet; who ends last writes {args.out}")
+    elif done.refused:
+        _tell(f"{done.refused} of the lines have a complaint; {args.out}.refused says which, and why")
+    return 1 if done.refused else 0
+
+# %% ../../notebooks/command_line/cli.ipynb #bulk-pronounce
+def _ranks(ranks: Sequence[int]) -> str:
+    return f"rank{'s' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))}"
+
+
+def _device_of_rank(name: str | None) -> str | None:
+    "Where several processes ask for cuda, each gets one of its machine's devices."
+    if name != "cuda" or "LOCAL_RANK" not in os.environ:
+        return name
+    import torch
+
+    return f"cuda:{int(os.environ['LOCAL_RANK']) % max(1, torch.cuda.device_count())}"
+
+
+def _pronounce_bulk(args: argparse.Namespace, beam: int, best: int, listed: _Listed) -> int:
+    "Pronounce the lines of a file, or of standard input, into a file."
+    asked: dict[str, Any] = dict(beam=beam, best=best, dictionary=listed, device=_device_of_rank(args.device))
+
+    def answer(lines: list[str]) -> Iterator[Told]:
+        words = (line.removeprefix("\ufeff").strip() for line in lines)
+        return (_told(word, found, listed, args) for word, found in say_words(words, **asked))
+
+    known = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+    return _answer_bulk(args, answer, f"{hash_files([PRONOUNCER])} and {known}", 1_024)
 
 # %% ../../notebooks/command_line/cli.ipynb #check-options
 def _check_options(args: argparse.Namespace) -> tuple[int, int]:
@@ -239,7 +332,8 @@ def _check_options(args: argparse.Namespace) -> tuple[int, int]:
     beam = args.beam or (1 if best == 1 else max(5, best))
     if beam < best:
         raise ValueError(f"--best is {best} and --beam {beam}; a beam finds as many as it is wide, so widen it")
-    if not args.words and sys.stdin is None:
+    _check_bulk(args)
+    if not args.words and args.input is None and sys.stdin is None:
         raise ValueError("there are no words, and standard input is closed; give words, or open it")
     return beam, best
 
@@ -262,6 +356,8 @@ def _say_text(args: argparse.Namespace, say: _Say, listed: _Listed, at_once: boo
 def _run_pronounce(args: argparse.Namespace) -> int:
     beam, best = _check_options(args)
     listed = read_cmudict() if args.dictionary else {}
+    if args.out is not None:
+        return _pronounce_bulk(args, beam, best, listed)
     ends = "" if args.text else None                                 # of lines: as they are, or the system's
     _as_utf8(sys.stdout, newline=ends)
     if not args.words:                                               # a bad byte spoils its own word only
@@ -363,7 +459,7 @@ def _translated(
     if args.stream:
         yield from (_stream_line(translator, line) for line in given)
         return
-    ahead = 1 if sys.stdin.isatty() else 256
+    ahead = 1 if args.out is None and sys.stdin.isatty() else 256
     asked = dict(batch_size=args.batch_size, sentences=args.sentences, read_ahead=ahead)
     for answer in translator.stream(given, beam=args.beam, **asked):
         if isinstance(answer, ValueError):
@@ -382,7 +478,8 @@ def _check_translate(args: argparse.Namespace) -> None:
         raise ValueError(f"--beam is {args.beam}; give a number from 1 to 100")
     if not 1 <= args.batch_size <= 10_000:
         raise ValueError(f"--batch-size is {args.batch_size}; give a number from 1 to 10000")
-    if sys.stdin is None:
+    _check_bulk(args)
+    if args.input is None and sys.stdin is None:
         raise ValueError("there are no lines: standard input is closed; open it")
 
 
@@ -437,32 +534,66 @@ def _add_transcribe(commands: Any) -> argparse.ArgumentParser:
     hear.set_defaults(run=_run_transcribe)
     return hear
 
+# %% ../../notebooks/command_line/cli.ipynb #translate-bulk
+def _complaint(translator: Any, ended: bool | ValueError) -> object:
+    "What is complained of a translation: why there is none, or that a limit ended it."
+    if isinstance(ended, ValueError):
+        return ended
+    return None if ended else f"the limit of {translator.settings.max_steps} tokens ended it; give --max-length"
+
+
+def _to_translate(lines: Iterable[str], args: argparse.Namespace) -> Iterator[str]:
+    stripped = (line.removeprefix("\ufeff").strip() for line in lines)
+    return (args.prefix + line if line else "" for line in stripped)
+
+
+def _translate_bulk(args: argparse.Namespace, translator: Any, folder: Path) -> int:
+    "Translate the lines of a file, or of standard input, into a file."
+    if translator.settings.sampling is not None and args.beam in (None, 1):
+        why = "the checkpoint draws its answers by chance, and with --out each must be the same whoever gives it"
+        raise ValueError(f"{why}; give --beam 2, or leave out --out")
+    kinds = (".json", ".txt", ".model", ".spm", ".safetensors", ".bin")
+    files = sorted(path for path in folder.iterdir() if path.suffix in kinds and path.is_file())
+
+    def answer(lines: list[str]) -> Iterator[Told]:
+        for text, ended in _translated(translator, _to_translate(lines, args), args):
+            yield f"{text or ''}\n", _complaint(translator, ended)
+
+    return _answer_bulk(args, answer, hash_files(files), 256)
+
 # %% ../../notebooks/command_line/cli.ipynb #translate-lines
 def _run_translate(args: argparse.Namespace) -> int:
+    from annotated_decoder.pretrained.folder import local_folder
     from annotated_decoder.pretrained.translating import Translator  # it needs packages of an extra
     from annotated_decoder.trained.model_file import find_device
 
     _check_translate(args)
-    _as_utf8(sys.stdin)                                              # a bad byte spoils its own line only
-    device = find_device(args.device or "cpu")                       # tried before the long part
+    in_bulk = args.out is not None
+    device = find_device((_device_of_rank(args.device) if in_bulk else args.device) or "cpu")    # before the long part
     languages = dict(source_language=args.source_language, target_language=args.target_language)
-    translator = Translator.load(args.model, **languages)
+    model = local_folder(args.model) if in_bulk else args.model
+    translator = Translator.load(model, **languages)
     refused: Counter = Counter()
     if args.max_length is not None:
         translator = translator.limited(args.max_length)
     translator.model.to(device)
-    lines = (line.removeprefix("\ufeff").strip() for line in _read_lines())
-    given = (args.prefix + line if line else "" for line in lines)
+    if in_bulk:
+        return _translate_bulk(args, translator, Path(model))
+    _as_utf8(sys.stdin)                                              # a bad byte spoils its own line only
+    given = _to_translate(_read_lines(), args)
     silent = args.stream or sys.stdin.isatty() or sys.stdout.isatty() or None
     for number, (text, ended) in enumerate(tqdm(_translated(translator, given, args), disable=silent), 1):
         print(text or "", flush=args.stream or sys.stdin.isatty())
-        if isinstance(ended, ValueError):
-            _complain(f"line {number}", ended, refused)
-        elif not ended:
-            limit = translator.settings.max_steps
-            _complain(f"line {number}", f"the limit of {limit} tokens ended it; give --max-length", refused)
+        if (why := _complaint(translator, ended)) is not None:
+            _complain(f"line {number}", why, refused)
     return 1 if refused else 0
 
+
+# %% ../../notebooks/command_line/cli.ipynb #bulk-options
+def _add_bulk(command: argparse.ArgumentParser) -> None:
+    "The options of a command that answers lines in bulk."
+    command.add_argument("--in", dest="input", metavar="FILE", help="its lines; standard input unless given")
+    command.add_argument("--out", metavar="FILE", help="answer in bulk, also under torchrun; go on where it broke off")
 
 # %% ../../notebooks/command_line/cli.ipynb #translate-options
 def _add_translate(commands: Any) -> argparse.ArgumentParser:
@@ -477,6 +608,7 @@ def _add_translate(commands: Any) -> argparse.ArgumentParser:
     text.add_argument("--max-length", type=int, metavar="N", help="the most tokens of an answer")
     text.add_argument("--source-language", metavar="CODE", help="of the lines, for a checkpoint of many languages")
     text.add_argument("--target-language", metavar="CODE", help="of the answers, such as deu_Latn")
+    _add_bulk(text)
     text.set_defaults(run=_run_translate)
     return text
 
@@ -497,6 +629,7 @@ def _make_parser() -> argparse.ArgumentParser:
     say.add_argument("--best", type=int, metavar="N", help="N pronunciations a word, each with its log-probability")
     say.add_argument("--format", choices=TEXT_FORMATS, default="arpabet", help="json: an object a line")
     say.add_argument("--dictionary", action="store_true", help="answer listed words from the dictionary, and say so")
+    _add_bulk(say)
     say.set_defaults(run=_run_pronounce)
 
     make = commands.add_parser("train", help="train the model on the CMU Pronouncing Dictionary")
@@ -533,7 +666,7 @@ def _fill_gaps() -> None:
 def _check_text(args: argparse.Namespace) -> None:
     "ValueError for an option with bytes that are no UTF-8: a file's name may have them, and a word is refused alone."
     for name, value in vars(args).items():
-        if isinstance(value, str) and name not in ("model", "out") and re.search("[\ud800-\udfff]", value):
+        if isinstance(value, str) and name not in ("model", "input", "out") and re.search("[\ud800-\udfff]", value):
             option = name.replace("_", "-")
             raise ValueError(f"--{option} is {value[:40]!r}, which is no UTF-8; give text")
 

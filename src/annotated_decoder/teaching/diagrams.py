@@ -23,7 +23,9 @@ BOXES = {
     "target embedding": (260, 570, 174, "embedding + position", "embedding decoder ablations bug_museum"),
     "causal self-attention": (260, 490, 174, "", "attention decoder caching fast_decoding bug_museum scaling_out"),
     "first norm": (260, 442, 174, "add, normalize", "normalization decoder ablations bug_museum"),
-    "cross-attention": (260, 378, 174, "", "cross_attention decoder caching looking_inside fast_decoding bug_museum scaling_out"),
+    "cross-attention": (
+        260, 378, 174, "", "cross_attention decoder caching looking_inside fast_decoding bug_museum scaling_out"
+    ),
     "second norm": (260, 330, 174, "add, normalize", "normalization decoder ablations bug_museum"),
     "feed-forward": (260, 266, 174, "", "decoder fast_decoding scaling_out"),
     "third norm": (260, 218, 174, "add, normalize", "normalization decoder ablations bug_museum"),

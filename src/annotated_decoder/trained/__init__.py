@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from .. import lazily
 
 __all__ = [
-    "TrainedModel", "NumpyModel", "Transcription", "TrainingRun", "Checkpoints", "train_resumably", "save_folder",
+    "TrainedModel", "NumpyModel", "Transcription", "answer_in_bulk", "TrainingRun", "Checkpoints", "train_resumably", "save_folder",
     "load_from_hub", "push_to_hub", "export_onnx", "OnnxModel", "generate_onnx",
 ]  # fmt: skip
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .batches import Transcription
     from .checkpoints import Checkpoints, train_resumably
     from .hub import load_from_hub, push_to_hub, save_folder
+    from .in_bulk import answer_in_bulk
     from .in_numpy import NumpyModel
     from .model_file import TrainedModel
     from .onnx_export import export_onnx
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "batches": ["Transcription"], "checkpoints": ["Checkpoints", "train_resumably"],
-    "hub": ["load_from_hub", "push_to_hub", "save_folder"], "in_numpy": ["NumpyModel"],
+    "hub": ["load_from_hub", "push_to_hub", "save_folder"], "in_bulk": ["answer_in_bulk"], "in_numpy": ["NumpyModel"],
     "model_file": ["TrainedModel"], "onnx_export": ["export_onnx"], "onnx_run": ["OnnxModel", "generate_onnx"],
     "resuming": ["TrainingRun"],
 }  # fmt: skip
