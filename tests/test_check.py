@@ -35,6 +35,7 @@ from annotated_decoder.check import (
     pretrained,
     primer,
     projection,
+    scaling_out,
     softmax,
     strategies,
     tour,
@@ -67,6 +68,7 @@ BY_HAND = [
     check.softmaxed_floor,
     check.bytes_of_a_step,
     check.tied_penalty,
+    check.gigabytes_of_a_card,
 ]
 CHECKERS = [
     *BY_HAND,
@@ -89,6 +91,7 @@ CHECKERS = [
     *(check.without_head, check.other_columns),
     *(check.go_on, check.sees_future),
     *(check.to_whole, check.filled_part),
+    *(check.mean_gradient, check.items_of),
 ]
 (
     FORM, MEANING, ONE, LAST, PROJECTIONS, ALONE, SCALE, FILLING, SHUFFLED, ALL, REAL, MORE, FORMULA, LEARNING,
@@ -1212,6 +1215,91 @@ def test_right_answers_pass_in_real_checkpoints():
     assert quietly(check.shapes, shapes_of) and quietly(check.would_repeat, run_again)
 
 
+# Those of More than one machine.
+def mean_of(gradients, tokens, of=lambda n: n, pairs=lambda counts: counts, over=sum):
+    counts = [of(n) for n in tokens]
+    return sum(n * gradient for gradient, n in zip(gradients, pairs(counts))) / over(counts)
+
+
+def mean_in_place(gradients, tokens):
+    for gradient, n in zip(gradients, tokens):
+        gradient *= n
+    return sum(gradients) / sum(tokens)
+
+
+def shuffled(n, seed, start=0):
+    return [start + i for i in torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()]
+
+
+def padded_share(n, rank, world, seed):
+    order = shuffled(n, seed)
+    return (order * world)[: -(-n // world) * world][rank::world]    # as torch's DistributedSampler does
+
+
+def rest_to_the_last(n, rank, world, seed):
+    size = n // world
+    return shuffled(n, seed)[rank * size : None if rank == world - 1 else (rank + 1) * size]
+
+
+def torchs_own(n, rank, world, seed):
+    torch.manual_seed(seed)
+    return torch.randperm(n).tolist()[rank::world]
+
+
+SPREAD = {
+    "two numbers": (check.gigabytes_of_a_card, [7, 64], 0, "expected one number"),
+    "on every card": (check.gigabytes_of_a_card, 112, 1, "that is what every card holds where nothing is spread"),
+    "ZeRO's first stage": (check.gigabytes_of_a_card, 56.875, 1, "that is with the moments alone spread"),
+    "whole weights": (check.gigabytes_of_a_card, 29.3125, 1, "that is with the weights whole on each card"),
+    "bytes": (check.gigabytes_of_a_card, 1.75e9, 1, "that is in bytes"),
+    "no gigabytes": (check.gigabytes_of_a_card, math.nan, 1, "nan came"),
+    "no moments": (check.gigabytes_of_a_card, 0.875, 2, "that is without the two moments, or with numbers of two"),
+    "one moment": (check.gigabytes_of_a_card, 1.3125, 2, "that is with one moment of two"),
+    "weights alone": (check.gigabytes_of_a_card, 0.4375, 2, "that is the weights alone, or numbers"),
+    "GiB": (check.gigabytes_of_a_card, 1.63, 2, "that is in units of 2³⁰ bytes"),
+    "one for each": (check.mean_gradient, lambda g, n: [mean_of(g, n)] * len(n), 0, "of shape (2, 3), came a list"),
+    "a single number": (check.mean_gradient, lambda g, n: mean_of(g, n).mean(), 0, "came a Tensor of shape ()"),
+    "not divided": (check.mean_gradient, functools.partial(mean_of, over=lambda counts: 1), 1, "tokens [5]"),
+    "the sum": (check.mean_gradient, lambda g, n: sum(g), 2, "gradients(2), tokens [3, 3]"),
+    "divided twice": (check.mean_gradient, lambda g, n: mean_of(g, n) / len(n), 2, "gradients(2)"),
+    "of two processes": (check.mean_gradient, lambda g, n: mean_of(g[:2], n[:2]), 2, "gradients(4)"),
+    "the plain mean": (check.mean_gradient, functools.partial(mean_of, of=lambda n: 1), 3, "tokens [1, 3]"),
+    "one token at least": (check.mean_gradient, functools.partial(mean_of, of=lambda n: max(n, 1)), 4, "of zeros"),
+    "sorted": (check.mean_gradient, functools.partial(mean_of, pairs=sorted), 5, "tokens [9, 5, 2]"),
+    "turned over": (check.mean_gradient, functools.partial(
+        mean_of, pairs=lambda counts: counts if counts == sorted(counts) else counts[::-1]), 5, "tokens [9, 5, 2]"),
+    "times n in place": (check.mean_gradient, mean_in_place, 6, "the input gradients was changed in place"),
+    "a tensor": (check.items_of, lambda n, r, w, seed: torch.tensor(shuffled(n, seed)[r::w]), 0, "expected a list"),
+    "from 1 on": (check.items_of, lambda n, r, w, seed: shuffled(n, seed, start=1)[r::w], 0, "from 0 to 9, came 10"),
+    "floats": (check.items_of, lambda n, r, w, seed: [*map(float, shuffled(n, seed)[r::w])], 0, "from 0 to 9, came"),
+    "a seed for each": (check.items_of, lambda n, r, w, seed: shuffled(n, seed + r)[r::w], 1, "examples that never"),
+    "the rest left out": (check.items_of, lambda n, r, w, seed: shuffled(n, seed)[: n // w * w][r::w], 1, "never"),
+    "filled up": (check.items_of, padded_share, 1, "never come: []; that come more than once: ["),
+    "all of them": (check.items_of, lambda n, r, w, seed: shuffled(n, seed), 1, "10 examples, 3 processes, seed 5"),
+    "the last gets the rest": (check.items_of, rest_to_the_last, 2, "the processes have [0, 0, 0, 2] examples"),
+    "without its seed": (check.items_of, lambda n, r, w, seed: torch.randperm(n).tolist()[r::w], 3, "and then ["),
+    "in order": (check.items_of, lambda n, r, w, seed: [*range(r, n, w)], 4, "with seed 6 again"),
+    "one seed for ever": (check.items_of, lambda n, r, w, seed: shuffled(n, 0)[r::w], 4, "with seed 6 again"),
+    "torch's own": (check.items_of, torchs_own, 5, "torch's own generator has another state"),
+}  # fmt: skip
+SPREAD_LAWS = {check.gigabytes_of_a_card: scaling_out.GIGABYTES_OF_A_CARD, check.items_of: scaling_out.ITEMS_OF,
+               check.mean_gradient: scaling_out.MEAN_GRADIENT}    # fmt: skip
+
+
+def test_right_answers_pass_in_more_than_one_machine():
+    for answer in (1.75, "1.75", 16 * 7e9 / 64 / 1e9, torch.tensor(1.75)):
+        assert quietly(check.gigabytes_of_a_card, answer)
+    by_hand = lambda g, n: torch.tensordot(torch.tensor(n) / sum(n), torch.stack(g), 1)    # noqa: E731
+    for answer in (mean_of, by_hand, lambda g, n: mean_of([each.double() for each in g], n)):
+        assert quietly(check.mean_gradient, answer)
+    in_blocks = lambda n, r, w, seed: [i.tolist() for i in torch.tensor(shuffled(n, seed)).tensor_split(w)][r]  # noqa: E731
+    numpys = lambda n, r, w, seed: np.random.default_rng(seed).permutation(n)[r::w].tolist()    # noqa: E731
+    for answer in (lambda n, r, w, seed: shuffled(n, seed)[r::w], in_blocks, numpys):
+        assert quietly(check.items_of, answer)
+    given = eval("gradients(3, (4,))", {"gradients": scaling_out.gradients})
+    assert torch.equal(torch.stack(given), torch.stack(scaling_out.gradients(3, (4,))))
+
+
 # Those of The generation loop.
 def rows_of(step, prompts, limits, end, pad, reads=lambda tokens: tokens, first=None, pick=torch.argmax,
             whole=torch.all, forget=False, own=True, more=0, quiet=True, returns=None):    # fmt: skip
@@ -1715,6 +1803,7 @@ SLIPS = {
     "bug_museum": MUSEUM,
     "fast_decoding": FAST,
     "pretrained": REAL,
+    "scaling_out": SPREAD,
 }
 ALL_LAWS = {
     **TOUR_LAWS,
@@ -1736,6 +1825,7 @@ ALL_LAWS = {
     **MUSEUM_LAWS,
     **FAST_LAWS,
     **REAL_LAWS,
+    **SPREAD_LAWS,
 }
 
 
@@ -1963,9 +2053,11 @@ def test_every_call_gets_copies_and_the_first_change_is_named():
         yours = Tried(change)
         yours(torch.ones(2))
         assert yours.changed == "x"
-    yours = Tried(lambda x, y: y.append(1) or 3)
-    yours(torch.ones(2), [0])
-    assert yours.changed == "y"
+    for given, change in (([0], lambda y: y.append(1)), ([torch.ones(2), torch.zeros(1)], lambda y: y[0].zero_())):
+        for moves, changed in ((change, "y"), (lambda y: None, "")):
+            yours = Tried(lambda x, y, moves=moves: (moves(y), x))
+            yours(torch.ones(2), given)
+            assert yours.changed == changed
 
 
 def test_a_report_is_short_where_it_is_shown():

@@ -135,7 +135,9 @@ def _is_unwritten(value: object) -> bool:
 
 
 def _content(value: Any) -> Any:
-    return (value.shape, value.detach().numpy().tobytes()) if isinstance(value, Tensor) else value    # NaN = NaN
+    if isinstance(value, Tensor):
+        return value.shape, value.detach().numpy().tobytes()    # NaN = NaN
+    return [*map(_content, value)] if isinstance(value, list | tuple) else value
 
 
 class Tried:
