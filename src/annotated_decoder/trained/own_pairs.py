@@ -220,7 +220,10 @@ def recipe_for(pairs: Pairs) -> TrainingConfig:
     training = pairs.part("training")
     letters = sum(len(listed) * (len(source) + 1) for source, listed in training.items())
     steps = max(1, letters // 1_000)                                # of an epoch, about
-    return TrainingConfig(epochs=min(100, max(4, 2_000 // steps)), letters_per_batch=1_000, weight_decay=0.1)
+    epochs = min(100, max(4, 2_000 // steps))
+    return TrainingConfig(
+        epochs=epochs, letters_per_batch=1_000, optimizer="muon", peak_lr=6e-3, weight_decay=0.1
+    )
 
 
 # %% ../../../notebooks/trained/own_pairs.ipynb #held-out-loss
@@ -294,7 +297,7 @@ def train_pairs(
     return trained
 
 
-def _curve(losses: Sequence[float], epoch_steps: int, measured: dict[int, float]) -> list[list[float | None]]:
+def _curve(losses: Sequence[float], epoch_steps: int, measured: dict[int, float]) -> list[list[Any]]:
     "For each epoch: the steps so far, the mean of its losses, and the loss that was measured after it."
     ends = range(epoch_steps, len(losses) + 1, epoch_steps)
     return [[end, sum(losses[end - epoch_steps : end]) / epoch_steps, measured.get(end)] for end in ends]
