@@ -109,7 +109,8 @@ def test_symbols_joined_and_cut_are_the_same(symbols):
 def test_the_part_of_a_source_is_pinned_and_has_its_share():
     numbers = [str(i) for i in range(10_000)]
     found = [part_for(number) for number in numbers]
-    assert [part_for(source) for source in ("cat", "a", ("c", "a", "t"), "e", "é")] == ["test", "training", "test", "validation", "training"]
+    pinned = {"cat": "test", "a": "training", ("c", "a", "t"): "test", "e": "validation", "é": "training"}
+    assert {source: part_for(source) for source in pinned} == pinned
     assert all(abs(found.count(part) - share) < 200 for part, share in zip(PARTS, (8_000, 1_000, 1_000)))
 
 
@@ -228,6 +229,22 @@ def test_a_killed_training_goes_on_to_the_same_weights_and_curve(turned, tmp_pat
             assert torch.equal(a, b)
     kept.clear()
     assert not (tmp_path / "kept").exists()
+
+
+def test_a_training_killed_while_it_measures_measures_again(turned, tmp_path, monkeypatch):
+    pairs, kept, measured = read_pairs(turned), Checkpoints(tmp_path / "kept", every=1), []
+
+    def dies(*_):
+        measured.append(1)
+        if len(measured) == 2:
+            raise Killed
+        return held_out_loss(*_)
+
+    monkeypatch.setattr(own_pairs, "held_out_loss", dies)
+    with pytest.raises(Killed):
+        train_pairs(pairs, CONFIG, checkpoints=kept, progress=False, **TINY)
+    trained = train_pairs(pairs, CONFIG, checkpoints=kept, progress=False, **TINY)
+    assert len(measured) == 4 and [row[2] is None for row in trained.notes["curve"]] == [False] * 3
 
 
 def test_losses_noted_by_another_hand_are_refused(turned, tmp_path):

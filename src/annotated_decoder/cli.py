@@ -307,7 +307,6 @@ def _tell_of(checkpoints: Any) -> None:
     if there := checkpoints.steps():
         _tell(f"checkpoints are in {checkpoints.folder}, the newest after step {there[-1]}")
 
-
 # %% ../../notebooks/command_line/cli.ipynb #train-pronouncer
 def _train_pronouncer(args: argparse.Namespace, checkpoints: Any, device: Any) -> int:
     "The shipped model, anew."
@@ -325,7 +324,6 @@ def _train_pronouncer(args: argparse.Namespace, checkpoints: Any, device: Any) -
     out = _one_line(args.out)
     print(f"wrote {out}; score it with: annotated-decoder evaluate --model {out} --store")
     return 0
-
 
 # %% ../../notebooks/command_line/cli.ipynb #train-pairs
 def _train_pairs(args: argparse.Namespace, checkpoints: Any, device: Any) -> int:
@@ -351,7 +349,6 @@ def _train_pairs(args: argparse.Namespace, checkpoints: Any, device: Any) -> int
         _tell(f"no picture was drawn: {error}")
     print(json.dumps({"model": args.out, "epochs": config.epochs} | scores, indent=1))
     return 0
-
 
 # %% ../../notebooks/command_line/cli.ipynb #evaluate
 def _run_evaluate(args: argparse.Namespace) -> int:
@@ -409,7 +406,6 @@ def _evaluate_pairs(args: argparse.Namespace) -> int:
     print(json.dumps(score_pairs(trained, pairs, args.part, beam=args.beam, progress=True), indent=1))
     return 0
 
-
 # %% ../../notebooks/command_line/cli.ipynb #train-options
 def _add_train(commands: Any) -> argparse.ArgumentParser:
     "The options of `train`; what is not given is the recipe's."
@@ -449,7 +445,6 @@ def _add_evaluate(commands: Any) -> argparse.ArgumentParser:
     check.add_argument("--store", action="store_true", help="also write the scores into the model's file")
     check.set_defaults(run=_run_evaluate)
     return check
-
 
 # %% ../../notebooks/command_line/cli.ipynb #run-translate
 def _stream_line(translator: Any, line: str) -> tuple[str | None, bool | ValueError]:
@@ -601,7 +596,6 @@ def _run_own_model(args: argparse.Namespace) -> int:
             limit = trained.model.decoder.config.max_len
             _complain(f"line {number}", f"the model has positions for {limit} symbols, which ended it", refused)
     return 1 if refused else 0
-
 
 # %% ../../notebooks/command_line/cli.ipynb #translate-options
 def _add_translate(commands: Any) -> argparse.ArgumentParser:

@@ -6,7 +6,8 @@ from .. import lazily
 
 __all__ = [
     "TrainedModel", "NumpyModel", "Transcription", "TrainingRun", "Checkpoints", "train_resumably", "save_folder",
-    "load_from_hub", "push_to_hub", "export_onnx", "OnnxModel", "generate_onnx",
+    "load_from_hub", "push_to_hub", "export_onnx", "OnnxModel", "generate_onnx", "read_pairs", "train_pairs", "score_pairs",
+    "answer_lines", "save_curve",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -17,13 +18,14 @@ if TYPE_CHECKING:
     from .model_file import TrainedModel
     from .onnx_export import export_onnx
     from .onnx_run import OnnxModel, generate_onnx
+    from .own_pairs import answer_lines, read_pairs, save_curve, score_pairs, train_pairs
     from .resuming import TrainingRun
 
 _MODULES = {
     "batches": ["Transcription"], "checkpoints": ["Checkpoints", "train_resumably"],
     "hub": ["load_from_hub", "push_to_hub", "save_folder"], "in_numpy": ["NumpyModel"],
     "model_file": ["TrainedModel"], "onnx_export": ["export_onnx"], "onnx_run": ["OnnxModel", "generate_onnx"],
-    "resuming": ["TrainingRun"],
+    "own_pairs": ["answer_lines", "read_pairs", "save_curve", "score_pairs", "train_pairs"], "resuming": ["TrainingRun"],
 }  # fmt: skip
 
 __getattr__, __dir__ = lazily(__name__, _MODULES)

@@ -8,7 +8,6 @@ __all__ = ['edit_distance', 'nearest_edits']
 # %% ../../../notebooks/trained/edits.ipynb #imports
 from collections.abc import Iterable, Sequence
 
-
 # %% ../../../notebooks/trained/edits.ipynb #edit-distance
 def edit_distance(a: Sequence[str], b: Sequence[str]) -> int:
     "The least number of insertions, deletions and substitutions that turn a into b (Levenshtein 1966)."
@@ -29,4 +28,3 @@ def nearest_edits(said: Sequence[str], listed: Iterable[Sequence[str]]) -> tuple
     if not found:
         raise ValueError("no right answer is listed; list one at least")
     return min(found)
-

@@ -37,7 +37,6 @@ from .resuming import TrainingRun
 from .whole_files import check_target, replace_file
 from ..training import Batch, Example, TrainingConfig, batches, loss_of
 
-
 # %% ../../../notebooks/trained/own_pairs.ipynb #cut
 WAYS = ("letters", "tokens")    # how a column is cut into symbols
 Source = str | tuple[str, ...]
@@ -56,7 +55,6 @@ def cut(text: str, way: str) -> Source:
 def join(symbols: Iterable[str], way: str) -> str:
     "The text of these symbols. Chapter *Your own pairs*."
     return ("" if way == "letters" else " ").join(symbols)
-
 
 # %% ../../../notebooks/trained/own_pairs.ipynb #pairs
 PARTS = ("training", "validation", "test")
@@ -94,7 +92,6 @@ class Pairs:
         how_many = f"{self.file} has {len(self.listed):,} sources, and none falls into the part {name!r}"
         raise ValueError(f"{how_many}, which gets a tenth or more; give more lines")
 
-
 # %% ../../../notebooks/trained/own_pairs.ipynb #columns
 _MOST = 1_000    # symbols of a side: attention takes memory by the square of it
 
@@ -125,7 +122,6 @@ def _symbols(side: str, column: str, way: str) -> Source:
     if special := [symbol for symbol in found if symbol in Vocabulary.SPECIAL]:
         raise ValueError(f"the {side} has {special[0]!r}, which every vocabulary has for itself; write it otherwise")
     return found
-
 
 # %% ../../../notebooks/trained/own_pairs.ipynb #read-pairs
 @contextmanager
@@ -163,7 +159,6 @@ def read_pairs(path: str | os.PathLike, source: str | None = None, target: str |
         if (right := tuple(other)) not in listed.setdefault(one, []):
             listed[one].append(right)
     return Pairs(listed, ways[0], ways[1], Path(path).name, hashlib.sha256(data).hexdigest())
-
 
 # %% ../../../notebooks/trained/own_pairs.ipynb #new-model
 def new_model(
@@ -203,7 +198,6 @@ def model_for(pairs: Pairs, seed: int = 1, **shape: Any) -> TrainedModel:
     longest = max(map(len, (*pairs.listed, *targets)))
     return new_model(source, target, seed=seed, **{"max_len": max(48, 2 * longest)} | shape)
 
-
 # %% ../../../notebooks/trained/own_pairs.ipynb #recipe
 def examples_of(trained: TrainedModel, part: dict[Source, list[Target]]) -> list[Example]:
     "Every pair of a part as ids; what has a symbol that the model does not know is left out."
@@ -224,7 +218,6 @@ def recipe_for(pairs: Pairs) -> TrainingConfig:
     return TrainingConfig(
         epochs=epochs, letters_per_batch=1_000, optimizer="muon", peak_lr=6e-3, weight_decay=0.1
     )
-
 
 # %% ../../../notebooks/trained/own_pairs.ipynb #held-out-loss
 @torch.no_grad()
@@ -252,13 +245,11 @@ def _read_measured(folder: Path) -> dict[int, float]:
 
 
 def _measure(run: TrainingRun, examples: Sequence[Example], folder: Path) -> None:
-    "After the last step of an epoch, note the loss on these examples; what was noted of later steps is void."
+    "After the last step of an epoch, note the loss on these examples; what was noted of that step before is replaced."
     step = len(run.losses)
     if examples and step % run.epoch_steps == 0:
-        before = {s: loss for s, loss in _read_measured(folder).items() if s < step}
-        noted = before | {step: held_out_loss(run.model, examples, run.config)}
+        noted = _read_measured(folder) | {step: held_out_loss(run.model, examples, run.config)}
         replace_file(folder / _KEPT, json.dumps(noted).encode())
-
 
 # %% ../../../notebooks/trained/own_pairs.ipynb #train-pairs
 def train_pairs(
@@ -302,7 +293,6 @@ def _curve(losses: Sequence[float], epoch_steps: int, measured: dict[int, float]
     ends = range(epoch_steps, len(losses) + 1, epoch_steps)
     return [[end, sum(losses[end - epoch_steps : end]) / epoch_steps, measured.get(end)] for end in ends]
 
-
 # %% ../../../notebooks/trained/own_pairs.ipynb #save-curve
 def save_curve(trained: TrainedModel, path: str | os.PathLike) -> None:
     """Draw the learning curve of a model's notes into a PNG file: both losses of each epoch, over the steps.
@@ -327,7 +317,6 @@ def save_curve(trained: TrainedModel, path: str | os.PathLike) -> None:
     figure.savefig(picture, format="png", dpi=150, facecolor="white")
     replace_file(check_target(path), picture.getvalue())
 
-
 # %% ../../../notebooks/trained/own_pairs.ipynb #score-pairs
 def score_pairs(
     trained: TrainedModel, pairs: Pairs, part: str = "test", *, beam: int = 1, progress: bool = False
@@ -345,7 +334,6 @@ def score_pairs(
         right, edits, lengths = right + (wrong == 0), edits + wrong, lengths + length
     n = len(listed)
     return {"sources": n, "right": right / n, "symbol_error_rate": edits / lengths, "refused": refused}
-
 
 # %% ../../../notebooks/trained/own_pairs.ipynb #answer-lines
 def ways_of(trained: TrainedModel) -> tuple[str, str]:
@@ -376,4 +364,3 @@ def answer_lines(
             yield found
         else:
             yield Translation(join(found[0].symbols, other), found[0].finished)
-
