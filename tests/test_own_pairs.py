@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,10 +12,12 @@ from hypothesis import strategies as st
 from speller import small_pronouncer
 
 from annotated_decoder import cli
+from annotated_decoder.pronunciation import recipe
 from annotated_decoder.trained import own_pairs
 from annotated_decoder.trained.batches import Transcription
 from annotated_decoder.trained.checkpoints import Checkpoints
 from annotated_decoder.trained.edits import nearest_edits
+from annotated_decoder.trained.hub import save_folder
 from annotated_decoder.trained.model_file import TrainedModel
 from annotated_decoder.trained.own_pairs import (
     PARTS,
@@ -340,6 +343,8 @@ def test_the_command_trains_scores_and_uses_a_model_of_ones_own(run, turned, tmp
     words = said.splitlines()
     assert len(words) == 3 and words[1:] == ["", ""] and words[0] == "".join(trained.transcribe(["ab"])["ab"])
     assert status == 1 and "line 3: 'xy': unknown symbols ['x', 'y']" in err
+    save_folder(trained, tmp_path / "shared")
+    assert run("translate", "--model", tmp_path / "shared", stdin="ab\n\nxy\n")[1].splitlines() == words
 
 
 def test_the_options_of_train_reach_the_training(run, turned, tmp_path, monkeypatch):
@@ -362,6 +367,22 @@ def test_the_options_of_train_reach_the_training(run, turned, tmp_path, monkeypa
     assert asked[1] == ("letters", "letters", recipe_for(read_pairs(turned)), 500, {})
 
 
+def test_the_options_serve_the_pronouncer_too(run, tmp_path, monkeypatch):
+    asked = []
+
+    def noted(dictionary, config, *, teachers, checkpoints, device, **shape):
+        asked.append((config, shape))
+        return small_pronouncer()
+
+    monkeypatch.setattr(cli, "read_cmudict", lambda: {})
+    monkeypatch.setattr(recipe, "train_pronouncer", noted)
+    flags = "--peak-lr 0.5 --smoothing 0 --d-model 24 --n-heads 6 --dropout 0".split()
+    assert run("train", "--out", tmp_path / "m", *flags)[0] == 0
+    assert asked == [(replace(recipe.RECIPE, peak_lr=0.5, smoothing=0.0), dict(d_model=24, n_heads=6, dropout=0.0))]
+    made = recipe.new_pronouncer({"cab": [("K",)]}, d_model=24, n_heads=6)
+    assert {made.model.encoder.config.n_heads, made.model.decoder.config.n_heads} == {6}
+
+
 WRONG = {
     "no such file": ("train --pairs none --out m", "none cannot be read"),
     "a bad line": ("train --pairs bad --out m", "bad, line 1: 'cat' has no tab"),
@@ -375,7 +396,7 @@ WRONG = {
     "a picture that is a folder": ("train --pairs good --out m --curve .", "'.' is there and is no file"),
     "no model": ("evaluate --pairs good", "--pairs are scored with a model of your own"),
     "no ways": ("evaluate --pairs good --model plain", "do not say how a line is cut"),
-    "a stream": ("translate --model plain --stream", "--stream is for checkpoints of others, and plain is"),
+    "a stream": ("translate --model plain --stream", "--stream is for checkpoints of others, and plain is a"),
     "a prefix": ("translate --model plain --prefix x", "--prefix is for checkpoints of others"),
     "lines without ways": ("translate --model plain", "do not say how a line is cut"),
 }

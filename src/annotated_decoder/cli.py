@@ -546,7 +546,7 @@ def _run_translate(args: argparse.Namespace) -> int:
     from annotated_decoder.trained.model_file import find_device
 
     _check_translate(args)
-    if os.path.isfile(args.model):
+    if _is_own(args.model):
         return _run_own_model(args)
     _as_utf8(sys.stdin)                                              # a bad byte spoils its own line only
     device = find_device(args.device or "cpu")                       # tried before the long part
@@ -573,13 +573,25 @@ def _run_translate(args: argparse.Namespace) -> int:
 _OF_CHECKPOINTS = ("stream", "prefix", "sentences", "max_length", "source_language", "target_language")
 
 
+def _is_own(path: str) -> bool:
+    "Whether this is a model file of this book, or a folder that `save_folder` wrote."
+    if not os.path.isfile(config := os.path.join(path, "config.json")):
+        return os.path.isfile(path)
+    try:
+        with open(config, "rb") as file:
+            said = json.load(file)
+    except (OSError, ValueError, RecursionError):                    # who loads the folder says what is wrong with it
+        return False
+    return isinstance(said, dict) and {"encoder", "decoder", "source", "target"} <= said.keys()
+
+
 def _run_own_model(args: argparse.Namespace) -> int:
-    "Lines through a model file of this book, each cut as its notes say."
+    "Lines through a model of one's own, each cut as its notes say."
     from annotated_decoder.trained.model_file import TrainedModel, find_device
     from annotated_decoder.trained.own_pairs import answer_lines, ways_of
 
     if asked := [name.replace("_", "-") for name in _OF_CHECKPOINTS if getattr(args, name)]:
-        raise ValueError(f"--{asked[0]} is for checkpoints of others, and {args.model} is a model file; leave it out")
+        raise ValueError(f"--{asked[0]} is for checkpoints of others, and {args.model} is a model of your own; leave it out")
     device, trained = find_device(args.device or "cpu"), TrainedModel.load(args.model)
     ways_of(trained)
     trained.model.to(device)
