@@ -569,10 +569,7 @@ def _run_translate(args: argparse.Namespace) -> int:
     return 1 if refused else 0
 
 
-# %% ../../notebooks/command_line/cli.ipynb #run-own-model
-_OF_CHECKPOINTS = ("stream", "prefix", "sentences", "max_length", "source_language", "target_language")
-
-
+# %% ../../notebooks/command_line/cli.ipynb #is-own
 def _is_own(path: str) -> bool:
     "Whether this is a model file of this book, or a folder that `save_folder` wrote."
     if not os.path.isfile(config := os.path.join(path, "config.json")):
@@ -584,6 +581,9 @@ def _is_own(path: str) -> bool:
         return False
     return isinstance(said, dict) and {"encoder", "decoder", "source", "target"} <= said.keys()
 
+# %% ../../notebooks/command_line/cli.ipynb #run-own-model
+_OF_CHECKPOINTS = ("stream", "prefix", "sentences", "max_length", "source_language", "target_language")
+
 
 def _run_own_model(args: argparse.Namespace) -> int:
     "Lines through a model of one's own, each cut as its notes say."
@@ -591,7 +591,8 @@ def _run_own_model(args: argparse.Namespace) -> int:
     from annotated_decoder.trained.own_pairs import answer_lines, ways_of
 
     if asked := [name.replace("_", "-") for name in _OF_CHECKPOINTS if getattr(args, name)]:
-        raise ValueError(f"--{asked[0]} is for checkpoints of others, and {args.model} is a model of your own; leave it out")
+        own = f"{args.model} is a model of your own"
+        raise ValueError(f"--{asked[0]} is for checkpoints of others, and {own}; leave it out")
     device, trained = find_device(args.device or "cpu"), TrainedModel.load(args.model)
     ways_of(trained)
     trained.model.to(device)
