@@ -51,7 +51,7 @@ def turned(tmp_path):
     return path
 
 
-REFUSED = {    # the lines, what is said of them
+REFUSED = {  # the lines, what is said of them
     "no tab": (b"a\tb\ncat\n", "line 2: 'cat' has no tab; write a source, one tab, and a target"),
     "two tabs": (b"a\tb\n\na\tb\tc", r"line 3: 'a\tb\tc' has two tabs; write"),
     "many tabs": (b"a\tb\tc\td\te", r"line 1: 'a\tb\tc\td\te' has 4 tabs; write"),
@@ -225,7 +225,7 @@ def test_a_killed_training_goes_on_to_the_same_weights_and_curve(turned, tmp_pat
     monkeypatch.setattr(TrainingRun, "take_step", step)
     assert kept.steps()[-1:] == [at // every * every][: at // every]
     other = train_pairs(pairs, CONFIG, checkpoints=kept, progress=False, **TINY)
-    again = train_pairs(pairs, CONFIG, checkpoints=kept, progress=False, **TINY)    # killed before it was stored
+    again = train_pairs(pairs, CONFIG, checkpoints=kept, progress=False, **TINY)  # killed before it was stored
     for each in (other, again):
         assert each.notes == plain.notes
         for a, b in zip(plain.model.parameters(), each.model.parameters(), strict=True):
