@@ -13,7 +13,6 @@ from annotated_decoder.pronunciation.dictionary import (
     _LENGTHS,
     MAX_LETTERS,
     by_length,
-    edit_distance,
     edits_of,
     intervals,
     read_cmudict,
@@ -23,6 +22,7 @@ from annotated_decoder.pronunciation.dictionary import (
     split_of,
     without_stress,
 )
+from annotated_decoder.trained.edits import edit_distance
 
 
 def test_the_dictionary_is_the_pinned_one(dictionary):

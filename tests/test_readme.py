@@ -17,6 +17,7 @@ BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README.split("## Use the package")[
 PYTHON = [code for language, code in BLOCKS if language == "python" and "load_pretrained" not in code]
 SHELL = [line for language, code in BLOCKS if language == "bash" for line in code.splitlines()]
 COMMANDS = [line for line in SHELL if line.startswith("annotated-decoder pronounce")]
+OWN = [line for line in SHELL if "model.safetensors" in line]
 
 WORDS = ["Hello", "NEBULIZING", "well-known", "Café", "naïve", "CSR", "r2d2", "cat"]
 TEXT = "“Hello, world!” said the CSR.\nCafé au lait: 3 cups — and well-known x-rays.\n"
@@ -37,8 +38,9 @@ def typed(folder, *command):
 
 def test_readme_has_the_recipes_that_are_tried_here():
     assert len(COMMANDS) == 5 and len(PYTHON) == 1
-    others = [line.split()[:2] for line in SHELL if line not in COMMANDS]
+    others = [line.split()[:2] for line in SHELL if line not in (*COMMANDS, *OWN)]
     assert others == [["pip", "install"], ["annotated-decoder", "translate"], ["annotated-decoder", "transcribe"]]
+    assert [line.split()[1] for line in OWN] == ["train", "translate"]
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -58,6 +60,16 @@ def test_a_command_answers_all_that_can_be_said(folder, line):
     else:
         words = re.findall(r"\S+", line.split("pronounce")[1].replace("--steps", ""))
         assert done.stdout.endswith("".join(f"{word}\t{' '.join(pronounce(word))}\n" for word in words))
+
+
+def test_data_of_ones_own_become_a_model_that_answers(folder):
+    words = [a + b + c for a in "abcd" for b in "abcd" for c in "abcd"]
+    (folder / "pairs.tsv").write_text("".join(f"{word}\t{word[::-1]}\n" for word in words))
+    (folder / "lines.txt").write_text("abcd\ndab\n")
+    made, used = (typed(folder, "sh", "-c", line) for line in OWN)
+    assert (made.returncode, used.returncode) == (0, 0)
+    assert {"validation", "test"} < json.loads(made.stdout).keys()
+    assert [len(line) > 1 for line in used.stdout.splitlines()] == [True, True]
 
 
 def test_the_python_runs_as_it_stands(folder):

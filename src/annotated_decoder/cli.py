@@ -369,28 +369,51 @@ def _run_pronounce(args: argparse.Namespace) -> int:
     return 1 if refused else 0
 
 # %% ../../notebooks/command_line/cli.ipynb #train-evaluate
+_TRAINING = ("epochs", "seed", "optimizer", "peak_lr", "weight_decay", "smoothing", "letters_per_batch")
+_SHAPE = ("d_model", "encoder_layers", "decoder_layers", "n_heads", "dropout")
+
+
+def _given(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name in names if (value := getattr(args, name)) is not None}
+
+
 def _run_train(args: argparse.Namespace) -> int:
-    from annotated_decoder.pronunciation.recipe import RECIPE, fit_temperature, train_pronouncer  # PyTorch
-    from annotated_decoder.trained.checkpoints import Checkpoints
-    from annotated_decoder.trained.model_file import TrainedModel, find_device
+    from annotated_decoder.trained.checkpoints import Checkpoints  # PyTorch
+    from annotated_decoder.trained.model_file import find_device
 
     if args.seed is not None and args.seed >= 2**64:
         raise ValueError(f"--seed is {args.seed}; give a number below 2**64")
+    if args.pairs is not None and args.teachers:
+        raise ValueError("--teachers know the dictionary, and --pairs are other data; leave one of them out")
+    if args.pairs is None and (alone := _given(args, ("source", "target", "curve"))):
+        raise ValueError(f"--{[*alone][0]} is for data of your own; name their file with --pairs")
     device = find_device(args.device or "cpu")
-    given = {name: value for name in ("epochs", "seed") if (value := getattr(args, name)) is not None}
-    config = replace(RECIPE, bfloat16=not args.float32, **given)
     folder = f"{check_target(args.out)}.checkpoints"                 # tried before the long part, not after it
     checkpoints = Checkpoints(folder, args.every)
-    dictionary, teachers = read_cmudict(), [TrainedModel.load(path) for path in args.teachers]
-    if there := checkpoints.steps():
-        _tell(f"checkpoints are in {folder}, the newest after step {there[-1]}")
     try:
-        asked: dict[str, Any] = dict(teachers=teachers, checkpoints=checkpoints, device=device)
-        trained = train_pronouncer(dictionary, config, **asked)
+        return (_train_pronouncer if args.pairs is None else _train_pairs)(args, checkpoints, device)
     except KeyboardInterrupt:
         kept = f"saved after step {checkpoints.steps()[-1]}" if checkpoints.steps() else "nothing was saved yet"
         _tell(f"stopped; {kept}; give the same command to go on")
         raise
+
+
+def _tell_of(checkpoints: Any) -> None:
+    "Where the training goes on, if it does."
+    if there := checkpoints.steps():
+        _tell(f"checkpoints are in {checkpoints.folder}, the newest after step {there[-1]}")
+
+# %% ../../notebooks/command_line/cli.ipynb #train-pronouncer
+def _train_pronouncer(args: argparse.Namespace, checkpoints: Any, device: Any) -> int:
+    "The shipped model, anew."
+    from annotated_decoder.pronunciation.recipe import RECIPE, fit_temperature, train_pronouncer
+    from annotated_decoder.trained.model_file import TrainedModel
+
+    config = replace(RECIPE, bfloat16=not args.float32, **_given(args, _TRAINING))
+    dictionary, teachers = read_cmudict(), [TrainedModel.load(path) for path in args.teachers]
+    _tell_of(checkpoints)
+    asked: dict[str, Any] = dict(teachers=teachers, checkpoints=checkpoints, device=device)
+    trained = train_pronouncer(dictionary, config, **asked, **_given(args, _SHAPE))
     fit_temperature(trained, dictionary)
     trained.save(args.out)
     checkpoints.clear()
@@ -398,6 +421,30 @@ def _run_train(args: argparse.Namespace) -> int:
     print(f"wrote {out}; score it with: annotated-decoder evaluate --model {out} --store")
     return 0
 
+# %% ../../notebooks/command_line/cli.ipynb #train-pairs
+def _train_pairs(args: argparse.Namespace, checkpoints: Any, device: Any) -> int:
+    "A model of the reader's own pairs, with its scores and its curve."
+    from annotated_decoder.trained.own_pairs import read_pairs, recipe_for, save_curve, score_pairs, train_pairs
+
+    curve = f"{args.out}.png" if args.curve is None else args.curve
+    check_target(curve)
+    pairs = read_pairs(args.pairs, args.source, args.target)
+    config = replace(recipe_for(pairs), **_given(args, _TRAINING))
+    _tell(f"{args.pairs}: {len(pairs.listed):,} sources, cut into {pairs.source}, targets into {pairs.target}")
+    _tell_of(checkpoints)
+    trained = train_pairs(pairs, config, checkpoints=checkpoints, device=device, **_given(args, _SHAPE))
+    trained.model.to(device)
+    scores = {part: score_pairs(trained, pairs, part, progress=True) for part in ("validation", "test")}
+    trained.model.to("cpu")
+    trained.notes["scores"] = scores
+    trained.save(args.out)
+    checkpoints.clear()
+    try:
+        save_curve(trained, curve)
+    except ModuleNotFoundError as error:                             # the model is there, whatever a picture needs
+        _tell(f"no picture was drawn: {error}")
+    print(json.dumps({"model": args.out, "epochs": config.epochs} | scores, indent=1))
+    return 0
 
 # %% ../../notebooks/command_line/cli.ipynb #evaluate
 def _run_evaluate(args: argparse.Namespace) -> int:
@@ -409,6 +456,8 @@ def _run_evaluate(args: argparse.Namespace) -> int:
         raise ValueError("--store keeps the scores of greedy decoding; leave out --beam, or --store")
     if args.store and args.model is None:
         raise ValueError("--store writes into a model's file; name it with --model")
+    if args.pairs is not None:
+        return _evaluate_pairs(args)
     dictionary, trained = read_cmudict(), TrainedModel.load(PRONOUNCER if args.model is None else args.model)
     trained.model.to(find_device(args.device or "cpu"))
     if args.store:
@@ -438,6 +487,60 @@ def _scores_of(trained: Any, words: Sequence[str], dictionary: _Listed, beam: in
         scores["reliability"]["before"] = reliability(sure_and_right(unset, words, dictionary))
     return scores
 
+
+# %% ../../notebooks/command_line/cli.ipynb #evaluate-pairs
+def _evaluate_pairs(args: argparse.Namespace) -> int:
+    "The scores of a model on a part of the reader's own pairs, cut as the model's notes say."
+    from annotated_decoder.trained.model_file import TrainedModel, find_device
+    from annotated_decoder.trained.own_pairs import read_pairs, score_pairs, ways_of
+
+    if args.model is None or args.store:
+        raise ValueError("--pairs are scored with a model of your own; name it with --model, and leave out --store")
+    trained = TrainedModel.load(args.model)
+    pairs = read_pairs(args.pairs, *ways_of(trained))
+    trained.model.to(find_device(args.device or "cpu"))
+    print(json.dumps(score_pairs(trained, pairs, args.part, beam=args.beam, progress=True), indent=1))
+    return 0
+
+# %% ../../notebooks/command_line/cli.ipynb #train-options
+def _add_train(commands: Any) -> argparse.ArgumentParser:
+    "The options of `train`; what is not given is the recipe's."
+    make = commands.add_parser("train", help="train the model on the CMU Pronouncing Dictionary, or on your own pairs")
+    make.add_argument("--out", required=True, metavar="FILE", help="the safetensors file to write")
+    make.add_argument("--pairs", metavar="FILE", help="data of your own: on each line a source, a tab and a target")
+    for side in ("source", "target"):
+        how = f"how {side}s are cut; tokens if one has white space inside, unless given"
+        make.add_argument(f"--{side}", choices=["letters", "tokens"], help=how)
+    make.add_argument("--curve", metavar="FILE", help="where to draw the learning curve; beside the model unless told")
+    make.add_argument("--epochs", type=int, metavar="N", help="passes over the data")
+    make.add_argument("--seed", type=int, metavar="N", help="of weights, order and dropout")
+    make.add_argument("--optimizer", choices=["adamw", "muon"])
+    make.add_argument("--peak-lr", type=float, metavar="RATE", help="the highest learning rate")
+    make.add_argument("--weight-decay", type=float, metavar="SHARE")
+    make.add_argument("--smoothing", type=float, metavar="SHARE", help="of the labels")
+    make.add_argument("--letters-per-batch", type=int, metavar="N", help="symbols of sources in a batch")
+    make.add_argument("--d-model", type=int, metavar="N", help="width of the model")
+    make.add_argument("--encoder-layers", type=int, metavar="N")
+    make.add_argument("--decoder-layers", type=int, metavar="N")
+    make.add_argument("--n-heads", type=int, metavar="N", help="attention heads of a layer; they divide the width")
+    make.add_argument("--dropout", type=float, metavar="SHARE")
+    make.add_argument("--teachers", nargs="+", default=[], metavar="FILE", help="models to learn from, too")
+    make.add_argument("--every", type=int, default=500, metavar="STEPS", help="steps from checkpoint to checkpoint")
+    make.add_argument("--float32", action="store_true", help="where a processor has no bfloat16; other rounding")
+    make.set_defaults(run=_run_train)
+    return make
+
+
+def _add_evaluate(commands: Any) -> argparse.ArgumentParser:
+    "The options of `evaluate`."
+    check = commands.add_parser("evaluate", help="error rates on what was not trained on")
+    check.add_argument("--model", metavar="FILE", help="the shipped model unless given")
+    check.add_argument("--pairs", metavar="FILE", help="data of your own, for a model of your own")
+    check.add_argument("--beam", type=int, default=1, metavar="WIDTH", help="search with a beam instead of greedily")
+    check.add_argument("--part", choices=["test", "validation"], default="test")
+    check.add_argument("--store", action="store_true", help="also write the scores into the model's file")
+    check.set_defaults(run=_run_evaluate)
+    return check
 
 # %% ../../notebooks/command_line/cli.ipynb #run-translate
 def _stream_line(translator: Any, line: str) -> tuple[str | None, bool | ValueError]:
@@ -568,6 +671,8 @@ def _run_translate(args: argparse.Namespace) -> int:
     from annotated_decoder.trained.model_file import find_device
 
     _check_translate(args)
+    if _is_own(args.model):
+        return _run_own_model(args)
     in_bulk = args.out is not None
     device = find_device((_device_of_rank(args.device) if in_bulk else args.device) or "cpu")    # before the long part
     languages = dict(source_language=args.source_language, target_language=args.target_language)
@@ -588,6 +693,63 @@ def _run_translate(args: argparse.Namespace) -> int:
             _complain(f"line {number}", why, refused)
     return 1 if refused else 0
 
+
+# %% ../../notebooks/command_line/cli.ipynb #is-own
+def _is_own(path: str) -> bool:
+    "Whether this is a model file of this book, or a folder that `save_folder` wrote."
+    if not os.path.isfile(config := os.path.join(path, "config.json")):
+        return os.path.isfile(path)
+    try:
+        with open(config, "rb") as file:
+            said = json.load(file)
+    except (OSError, ValueError, RecursionError):                    # who loads the folder says what is wrong with it
+        return False
+    return isinstance(said, dict) and {"encoder", "decoder", "source", "target"} <= said.keys()
+
+# %% ../../notebooks/command_line/cli.ipynb #run-own-model
+_OF_CHECKPOINTS = ("stream", "prefix", "sentences", "max_length", "source_language", "target_language")
+
+
+def _load_own(args: argparse.Namespace) -> Any:
+    "A model of one's own, on its device; ValueError for options that are not for it."
+    from annotated_decoder.trained.model_file import TrainedModel, find_device
+    from annotated_decoder.trained.own_pairs import ways_of
+
+    if asked := [name.replace("_", "-") for name in _OF_CHECKPOINTS if getattr(args, name)]:
+        own = f"{args.model} is a model of your own"
+        raise ValueError(f"--{asked[0]} is for checkpoints of others, and {own}; leave it out")
+    device = find_device((args.device if args.out is None else _device_of_rank(args.device)) or "cpu")
+    trained = TrainedModel.load(args.model)
+    ways_of(trained)
+    trained.model.to(device)
+    return trained
+
+
+def _run_own_model(args: argparse.Namespace) -> int:
+    "Lines through a model of one's own, each cut as its notes say."
+    from annotated_decoder.trained.model_file import FOLDER_FILES
+    from annotated_decoder.trained.own_pairs import answer_lines
+
+    trained, refused = _load_own(args), Counter[str]()
+    ahead = 1 if sys.stdin.isatty() and args.out is None else 1_024
+    asked: dict[str, Any] = dict(beam=args.beam or 1, batch_size=args.batch_size, read_ahead=ahead)
+    limit = f"the model has positions for {trained.model.decoder.config.max_len} symbols, which ended it"
+
+    def answer(lines: Iterable[str]) -> Iterator[Told]:
+        for found in answer_lines(trained, (line.removeprefix("\ufeff") for line in lines), **asked):
+            refusal = isinstance(found, ValueError)
+            yield "\n" if refusal else f"{found.text}\n", found if refusal else None if found.finished else limit
+
+    if args.out is not None:
+        file = Path(args.model, FOLDER_FILES[0]) if os.path.isdir(args.model) else Path(args.model)
+        return _answer_bulk(args, answer, hash_files([file]), ahead)
+    _as_utf8(sys.stdin)
+    silent = sys.stdin.isatty() or sys.stdout.isatty() or None
+    for number, (text, why) in enumerate(tqdm(answer(_read_lines()), disable=silent), 1):
+        print(text, end="", flush=sys.stdin.isatty())
+        if why is not None:
+            _complain(f"line {number}", why, refused)
+    return 1 if refused else 0
 
 # %% ../../notebooks/command_line/cli.ipynb #bulk-options
 def _add_bulk(command: argparse.ArgumentParser) -> None:
@@ -632,22 +794,7 @@ def _make_parser() -> argparse.ArgumentParser:
     _add_bulk(say)
     say.set_defaults(run=_run_pronounce)
 
-    make = commands.add_parser("train", help="train the model on the CMU Pronouncing Dictionary")
-    make.add_argument("--out", required=True, metavar="FILE", help="the safetensors file to write")
-    make.add_argument("--epochs", type=int, help="as many as the shipped model's unless given")
-    make.add_argument("--seed", type=int, help="the shipped model's unless given")
-    make.add_argument("--teachers", nargs="+", default=[], metavar="FILE", help="models to learn from, too")
-    make.add_argument("--every", type=int, default=500, metavar="STEPS", help="steps from checkpoint to checkpoint")
-    make.add_argument("--float32", action="store_true", help="where a processor has no bfloat16; other rounding")
-    make.set_defaults(run=_run_train)
-
-    check = commands.add_parser("evaluate", help="error rates on words that were not trained on")
-    check.add_argument("--model", metavar="FILE", help="the shipped model unless given")
-    check.add_argument("--beam", type=int, default=1, metavar="WIDTH", help="search with a beam instead of greedily")
-    check.add_argument("--part", choices=["test", "validation"], default="test")
-    check.add_argument("--store", action="store_true", help="also write the scores into the model's file")
-    check.set_defaults(run=_run_evaluate)
-
+    make, check = _add_train(commands), _add_evaluate(commands)
     text, hear = _add_translate(commands), _add_transcribe(commands)
     for command in (say, make, check, text, hear):
         command.add_argument("--device", metavar="NAME", help="compute on cuda, mps …; on the processor unless given")
@@ -663,10 +810,13 @@ def _fill_gaps() -> None:
             os.open(os.devnull, os.O_RDWR)                           # it gets the lowest number that is free
 
 
+_FILES = ("model", "input", "out", "pairs", "curve")
+
+
 def _check_text(args: argparse.Namespace) -> None:
     "ValueError for an option with bytes that are no UTF-8: a file's name may have them, and a word is refused alone."
     for name, value in vars(args).items():
-        if isinstance(value, str) and name not in ("model", "input", "out") and re.search("[\ud800-\udfff]", value):
+        if isinstance(value, str) and name not in _FILES and re.search("[\ud800-\udfff]", value):
             option = name.replace("_", "-")
             raise ValueError(f"--{option} is {value[:40]!r}, which is no UTF-8; give text")
 

@@ -13,7 +13,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from math import exp, log
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import one_hot
 from torch.nn.utils.rnn import pad_sequence
 
-from ..decoder import StackConfig
 from ..encoder_outputs import Vocabulary
 from ..generation import EncoderDecoder
 from .dictionary import CMUDICT_NOTICE, Pronunciation, split_of
@@ -32,6 +31,7 @@ from .words import spell
 from ..softmax import cross_entropy
 from ..trained.checkpoints import Checkpoints, train_resumably
 from ..trained.model_file import TrainedModel
+from ..trained.own_pairs import new_model
 from ..trained.resuming import TrainingRun
 from ..training import Batch, Example, Objective, TrainingConfig, batches, logits_of, loss_of, train
 
@@ -55,6 +55,7 @@ def new_pronouncer(
     d_model: int = 192,
     encoder_layers: int = 3,
     decoder_layers: int = 3,
+    n_heads: int = 4,
     max_len: int = 48,
     dropout: float = 0.1,
     seed: int = 1,
@@ -65,14 +66,10 @@ def new_pronouncer(
     """
     source = Vocabulary.of({letter for word in dictionary for letter in word})
     target = Vocabulary.of({p for listed in dictionary.values() for phonemes in listed for p in phonemes})
-    shape: dict[str, Any] = dict(d_model=d_model, d_ff=4 * d_model, max_len=max_len, dropout=dropout)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)                   # and no chip's
-        model = EncoderDecoder.of(
-            StackConfig(vocab_size=len(source), n_layers=encoder_layers, **shape),
-            StackConfig(vocab_size=len(target), n_layers=decoder_layers, **shape),
-        )
-    return TrainedModel(model, source, target, notes={"data": CMUDICT_NOTICE})
+    shape: dict[str, Any] = dict(d_model=d_model, encoder_layers=encoder_layers, decoder_layers=decoder_layers)
+    made = new_model(source, target, n_heads=n_heads, max_len=max_len, dropout=dropout, seed=seed, **shape)
+    return replace(made, notes={"data": CMUDICT_NOTICE})
+
 
 # %% ../../../notebooks/pronunciation/recipe.ipynb #repeats
 _TEXT, _MOST = 100_000, 40    # words of a text, and the most that one of them counts

@@ -8,7 +8,7 @@ __all__ = ['Item', 'Answer', 'in_order', 'Transcription', 'check_asked']
 # %% ../../../notebooks/trained/batches.ipynb #imports
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 # %% ../../../notebooks/trained/batches.ipynb #in-order
 Item = TypeVar("Item")
@@ -60,7 +60,7 @@ class Transcription(NamedTuple):
     finished: bool = True     # False where no end came, or a doubtful one
 
 # %% ../../../notebooks/trained/batches.ipynb #check-asked
-def check_asked(words: Iterable[str], beam: int, best: int, **sizes: int) -> None:
+def check_asked(words: Iterable[Any], beam: int, best: int, **sizes: int) -> None:
     "ValueError for a string where a list of words should be, and for numbers that cannot be."
     if isinstance(words, str):
         raise ValueError(f"{words!r} is one string; give a list of words")

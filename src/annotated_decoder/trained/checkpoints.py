@@ -16,7 +16,7 @@ import signal
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,7 @@ class Checkpoints:
     def clear(self) -> None:
         "Delete the checkpoints, and the folder where nothing else is in it."
         with telling(self.folder):
-            sweep(self.folder, r"step-[0-9]+((-.*)?\.part)?|lock")
+            sweep(self.folder, r"step-[0-9]+((-.*)?\.part)?|lock|validation\.json(-.*\.part)?")
             if self.folder.exists() and not _names(self.folder):
                 self.folder.rmdir()
 
@@ -202,12 +202,16 @@ def _defer_interrupt() -> Iterator[list[int]]:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # %% ../../../notebooks/trained/checkpoints.ipynb #train-resumably
-def train_resumably(run: TrainingRun, checkpoints: Checkpoints, progress: bool = True) -> list[float]:
+def train_resumably(
+    run: TrainingRun, checkpoints: Checkpoints, progress: bool = True,
+    on_step: Callable[[TrainingRun], None] = lambda run: None,
+) -> list[float]:    # fmt: skip
     """Take a run to its end, from the newest checkpoint there is; return the loss of each step.
 
     A checkpoint is written each so many steps, at the end, and at Ctrl-C, which then raises KeyboardInterrupt.
     Killed at any moment, the run loses the steps since the last checkpoint and no more; started again in the same
     way, it ends at the weights it would have had, bit by bit on the same machine, torch and number of threads.
+    `on_step` gets the run after each step, before a checkpoint of it is written.
     Raises ValueError for the checkpoints of another training, for a folder in which one is at work, and what
     `TrainingRun` raises; OSError where a checkpoint cannot be written.
     Chapter *Checkpoints*.
@@ -227,6 +231,7 @@ def train_resumably(run: TrainingRun, checkpoints: Checkpoints, progress: bool =
             for loss in run:
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+                on_step(run)
                 if asked or len(run.losses) % checkpoints.every == 0 or len(run.losses) == run.steps:
                     checkpoints.save(len(run.losses), run.state_dict())
                 if asked:

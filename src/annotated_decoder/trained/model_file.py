@@ -218,16 +218,17 @@ class TrainedModel:
                 sizes = f"{len(vocabulary)} symbols, the weights have {stack.config.vocab_size}"
                 raise ValueError(f"the {side} vocabulary has {sizes}; give the one that they were trained on")
 
-    def example(self, word: str, phonemes: Sequence[str] = ()) -> Example:
-        "A word and its pronunciation as ids."
+    def example(self, word: Sequence[str], phonemes: Sequence[str] = ()) -> Example:
+        "A source, a word or a tuple of symbols, and its target as ids."
         return Example([*self.source.encode(word), END], self.target.encode(phonemes))
 
     def transcribe(
-        self, words: Iterable[str], *, beam: int = 1, batch_size: int = 256, progress: bool = False
-    ) -> dict[str, list[str]]:
+        self, words: Iterable[Any], *, beam: int = 1, batch_size: int = 256, progress: bool = False
+    ) -> dict[Any, list[str]]:
         """The most probable transcription found of each word, in the order given: greedy, or with a beam.
 
-        Raises ValueError for a word with an unknown symbol or too long.
+        A word is a string of letters, or a tuple of symbols. Raises ValueError for one with an unknown symbol, or too
+        long.
         """
         words = words if isinstance(words, str) else list(dict.fromkeys(words))    # stream refuses a string
         asked = self.stream(words, beam=beam, batch_size=batch_size)
@@ -235,8 +236,8 @@ class TrainedModel:
             return {word: list(_first(found).symbols) for word, found in told}
 
     def stream(
-        self, words: Iterable[str], *, beam: int = 1, best: int = 1, batch_size: int = 256, read_ahead: int = 4_096
-    ) -> Iterator[tuple[str, list[Transcription] | ValueError]]:
+        self, words: Iterable[Any], *, beam: int = 1, best: int = 1, batch_size: int = 256, read_ahead: int = 4_096
+    ) -> Iterator[tuple[Any, list[Transcription] | ValueError]]:
         """Each word with its `best` transcriptions, the most probable first: one answer a word, in the order given.
 
         For a word with an unknown symbol, or too long, the answer is the ValueError that says so. `read_ahead` words
@@ -279,7 +280,7 @@ def load_model(path: str | os.PathLike) -> TrainedModel | EncoderDecoder:
         return TrainedModel(model, source, target, about["notes"])
 
 
-def _transcribe_batch(trained: TrainedModel, words: Sequence[str], beam: int, best: int) -> list[list[Transcription]]:
+def _transcribe_batch(trained: TrainedModel, words: Sequence[Any], beam: int, best: int) -> list[list[Transcription]]:
     "The `best` transcriptions of each word of one batch."
     found = decoded(trained.model, [trained.example(word).source for word in words], beam, best)
     return [
@@ -293,7 +294,7 @@ def _first(found: list[Transcription] | ValueError) -> Transcription:
     return found[0]
 
 
-def _check_source(trained: TrainedModel, word: str) -> None:
+def _check_source(trained: TrainedModel, word: Sequence[str]) -> None:
     "ValueError, with the word, where the model has too few positions for it, or not all of its symbols."
     longest = trained.model.encoder.config.max_len - 1              # one position is the end symbol's
     if len(word) > longest:
