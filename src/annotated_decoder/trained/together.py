@@ -6,11 +6,13 @@
 __all__ = ['train_together']
 
 # %% ../../../notebooks/trained/together.ipynb #imports
+import hashlib
 import json
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
@@ -25,20 +27,37 @@ from .whole_files import sync, write_new
 from ..training import Example, Objective, TrainingConfig, loss_of
 
 
+# %% ../../../notebooks/trained/together.ipynb #hashes
+def _hashes(place: Path) -> str:
+    "The hash and the name of each file, a line each, as `sha256sum` writes them; the processes share the work."
+    names = [sorted({path.name for path in place.iterdir()} - {"sha256"})]
+    dist.broadcast_object_list(names)                               # the first one sees them all
+    ours: dict[str, str] = {}
+    all_of_them = [ours] * dist.get_world_size()
+    for name in names[0][dist.get_rank() :: dist.get_world_size()]:
+        with (place / name).open("rb") as file:
+            ours[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    dist.all_gather_object(all_of_them, ours)
+    return "".join(f"{each[name]}  {name}\n" for name in names[0] for each in all_of_them if name in each)
+
+
 # %% ../../../notebooks/trained/together.ipynb #save
 def _save(checkpoints: Checkpoints, run: TrainingRun, of: dict[str, Any]) -> None:
-    "Keep the state as the checkpoint of this step: all processes write, the first one gives it its name."
+    "Keep the state as the checkpoint of this step: all processes write, and then the first gives it its name."
     folder, step, first = checkpoints.folder, len(run.losses), dist.get_rank() == 0
     place, part = folder / f"step-{step}", folder / f"step-{step}-shards.part"
-    if first:
-        sweep(folder, r"step-[0-9]+(-.*)?\.part")                    # what a kill left
-    dist.barrier()
     try:
-        save_shards(part, run.model, run.optimizers)
+        if first:
+            sweep(folder, r"step-[0-9]+(-.*)?\.part")               # what a kill left
+        dist.barrier()
+        save_shards(part, run.model, run.optimizers)                # returns when all have written
         if first:
             about = {"made_of": of, "losses": run.losses, "schedules": [each.state_dict() for each in run.schedules]}
             write_new(part / "about.json", json.dumps(about).encode())
-            for each in (*part.iterdir(), part):
+        hashes = _hashes(part)
+        if first:
+            write_new(part / "sha256", hashes.encode())
+            for each in (part / "about.json", part / "sha256", part):
                 sync(each)
             os.rename(part, place)
             sync(folder)
@@ -48,7 +67,6 @@ def _save(checkpoints: Checkpoints, run: TrainingRun, of: dict[str, Any]) -> Non
     except (OSError, CheckpointException) as error:
         why = f"the checkpoint of step {step} cannot be written to {folder} ({_cause(error)})"
         raise OSError(f"{why}; mend that, and start the same training again to go on") from error
-    dist.barrier()
 
 
 def _cause(error: BaseException) -> str:
@@ -60,15 +78,24 @@ def _cause(error: BaseException) -> str:
 
 # %% ../../../notebooks/trained/together.ipynb #go-on
 def _go_on(checkpoints: Checkpoints, run: TrainingRun, of: dict[str, Any]) -> None:
-    "Load the newest checkpoint, if there is one."
-    if not (steps := checkpoints.steps()):
+    "Load the newest checkpoint that the first process sees, if it sees one."
+    folder, newest = checkpoints.folder, [checkpoints.steps()[-1:]]
+    dist.broadcast_object_list(newest)
+    if not (folder / "lock").exists():                              # the first one has made it
+        where = f"process {dist.get_rank()} does not see the folder {folder} of process 0"
+        raise ValueError(f"{where}; name one that all machines share")
+    if not newest[0]:
         return
-    place = checkpoints.folder / f"step-{steps[-1]}"
+    place = folder / f"step-{newest[0][0]}"
     try:
+        if (place / "state.pt").exists():
+            raise ValueError("train_resumably has written it; go on with that, or name another folder")
+        if not (place / "sha256").is_file() or _hashes(place) != (place / "sha256").read_text("utf-8", "replace"):
+            raise ValueError("it is damaged; move it away, to go on from the one before or begin anew")
         about = json.loads((place / "about.json").read_bytes())
         check_same(of, about["made_of"])
         load_shards(place, run.model, run.optimizers)
-    except (OSError, KeyError, ValueError, CheckpointException) as error:
+    except (OSError, ValueError, CheckpointException) as error:
         raise ValueError(f"{place} cannot be gone on from: {error}") from error
     for schedule, state in zip(run.schedules, about["schedules"], strict=True):
         schedule.load_state_dict(state)
@@ -93,6 +120,7 @@ def train_together(
     run = TrainingRun(spread_out, examples, config, shared(objective))
     with telling(checkpoints.folder):
         checkpoints.folder.mkdir(parents=True, exist_ok=True)
+        sync(checkpoints.folder.parent)                             # its own name is on the disk too
     with hold(checkpoints.folder / "lock") if first else nullcontext():
         _go_on(checkpoints, run, of)
         shown = progress and first
