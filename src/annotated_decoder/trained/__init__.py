@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from .. import lazily
 
 __all__ = [
-    "TrainedModel", "NumpyModel", "Transcription", "TrainingRun", "Checkpoints", "train_resumably", "save_folder",
-    "load_from_hub", "push_to_hub", "export_onnx", "OnnxModel", "generate_onnx",
+    "TrainedModel", "NumpyModel", "Transcription", "TrainingRun", "Checkpoints", "train_resumably", "train_together",
+    "save_folder", "load_from_hub", "push_to_hub", "export_onnx", "OnnxModel", "generate_onnx",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     from .onnx_export import export_onnx
     from .onnx_run import OnnxModel, generate_onnx
     from .resuming import TrainingRun
+    from .together import train_together
 
 _MODULES = {
     "batches": ["Transcription"], "checkpoints": ["Checkpoints", "train_resumably"],
     "hub": ["load_from_hub", "push_to_hub", "save_folder"], "in_numpy": ["NumpyModel"],
     "model_file": ["TrainedModel"], "onnx_export": ["export_onnx"], "onnx_run": ["OnnxModel", "generate_onnx"],
-    "resuming": ["TrainingRun"],
+    "resuming": ["TrainingRun"], "together": ["train_together"],
 }  # fmt: skip
 
 __getattr__, __dir__ = lazily(__name__, _MODULES)
