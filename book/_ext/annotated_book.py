@@ -133,7 +133,7 @@ ALSO_FOUND_UNDER = {
     "16_bug_museum": "silent bugs, debugging a Transformer, tests, data leakage",
     "17_fast_decoding": "inference speed, quantization, int8, static cache, memory bandwidth, GQA, MQA",
     "18_pretrained": "Hugging Face, Marian, BART, T5, Whisper, checkpoints",
-    "19_scaling_out": "distributed training, DDP, FSDP, torchrun, data parallel, GPU memory, ZeRO, activation checkpointing",
+    "19_scaling_out": "distributed training, DDP, FSDP, torchrun, GPU memory, ZeRO, activation checkpointing",
 }
 
 

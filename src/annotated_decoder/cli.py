@@ -387,11 +387,14 @@ def _run_train(args: argparse.Namespace) -> int:
         raise ValueError("--teachers know the dictionary, and --pairs are other data; leave one of them out")
     if args.pairs is None and (alone := _given(args, ("source", "target", "curve"))):
         raise ValueError(f"--{[*alone][0]} is for data of your own; name their file with --pairs")
+    if args.shard and "RANK" not in os.environ:
+        raise ValueError("--shard cuts the model among processes, and there is one; start them with torchrun")
     device = find_device(args.device or "cpu")
     folder = f"{check_target(args.out)}.checkpoints"                 # tried before the long part, not after it
     checkpoints = Checkpoints(folder, args.every)
+    work = partial(_train_pronouncer if args.pairs is None else _train_pairs, args, checkpoints)
     try:
-        return (_train_pronouncer if args.pairs is None else _train_pairs)(args, checkpoints, device)
+        return _train_in_a_group(args, work, device) if "RANK" in os.environ else work(device)
     except KeyboardInterrupt:
         kept = f"saved after step {checkpoints.steps()[-1]}" if checkpoints.steps() else "nothing was saved yet"
         _tell(f"stopped; {kept}; give the same command to go on")
@@ -400,8 +403,30 @@ def _run_train(args: argparse.Namespace) -> int:
 
 def _tell_of(checkpoints: Any) -> None:
     "Where the training goes on, if it does."
-    if there := checkpoints.steps():
+    if (there := checkpoints.steps()) and worker_of()[0] == 0:
         _tell(f"checkpoints are in {checkpoints.folder}, the newest after step {there[-1]}")
+
+# %% ../../notebooks/command_line/cli.ipynb #train-in-a-group
+def _train_in_a_group(args: argparse.Namespace, work: Callable[[Any], int], device: Any) -> int:
+    "One process's part of a training, among those that torchrun has started."
+    from annotated_decoder.scaling_out import processes
+
+    if device.type not in ("cpu", "cuda"):
+        raise ValueError(f"--device is {args.device}; several processes compute on cpu or cuda")
+    if not 0 < args.limit < 1e9:
+        raise ValueError(f"--limit is {args.limit:g}; give a number of seconds above 0")
+    try:
+        with processes(device.type, args.limit) as place:
+            return work(place)
+    except (ValueError, OSError) as error:
+        rank, world = worker_of()
+        kind = OSError if isinstance(error, OSError) else ValueError
+        raise kind(f"process {rank} of {world}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _together(args: argparse.Namespace) -> str | None:
+    "How the processes that torchrun has started share a model; None where there are none."
+    return ("fsdp" if args.shard else "ddp") if "RANK" in os.environ else None
 
 # %% ../../notebooks/command_line/cli.ipynb #train-pronouncer
 def _train_pronouncer(args: argparse.Namespace, checkpoints: Any, device: Any) -> int:
@@ -412,8 +437,10 @@ def _train_pronouncer(args: argparse.Namespace, checkpoints: Any, device: Any) -
     config = replace(RECIPE, bfloat16=not args.float32, **_given(args, _TRAINING))
     dictionary, teachers = read_cmudict(), [TrainedModel.load(path) for path in args.teachers]
     _tell_of(checkpoints)
-    asked: dict[str, Any] = dict(teachers=teachers, checkpoints=checkpoints, device=device)
+    asked: dict[str, Any] = dict(teachers=teachers, checkpoints=checkpoints, device=device, together=_together(args))
     trained = train_pronouncer(dictionary, config, **asked, **_given(args, _SHAPE))
+    if worker_of()[0]:
+        return 0                                                     # the first has the model
     fit_temperature(trained, dictionary)
     trained.save(args.out)
     checkpoints.clear()
@@ -430,9 +457,13 @@ def _train_pairs(args: argparse.Namespace, checkpoints: Any, device: Any) -> int
     check_target(curve)
     pairs = read_pairs(args.pairs, args.source, args.target)
     config = replace(recipe_for(pairs), **_given(args, _TRAINING))
-    _tell(f"{args.pairs}: {len(pairs.listed):,} sources, cut into {pairs.source}, targets into {pairs.target}")
+    if worker_of()[0] == 0:
+        _tell(f"{args.pairs}: {len(pairs.listed):,} sources, cut into {pairs.source}, targets into {pairs.target}")
     _tell_of(checkpoints)
-    trained = train_pairs(pairs, config, checkpoints=checkpoints, device=device, **_given(args, _SHAPE))
+    asked: dict[str, Any] = dict(checkpoints=checkpoints, device=device, together=_together(args))
+    trained = train_pairs(pairs, config, **asked, **_given(args, _SHAPE))
+    if worker_of()[0]:
+        return 0                                                     # the first has the model
     trained.model.to(device)
     scores = {part: score_pairs(trained, pairs, part, progress=True) for part in ("validation", "test")}
     trained.model.to("cpu")
@@ -526,6 +557,9 @@ def _add_train(commands: Any) -> argparse.ArgumentParser:
     make.add_argument("--dropout", type=float, metavar="SHARE")
     make.add_argument("--teachers", nargs="+", default=[], metavar="FILE", help="models to learn from, too")
     make.add_argument("--every", type=int, default=500, metavar="STEPS", help="steps from checkpoint to checkpoint")
+    make.add_argument("--shard", action="store_true", help="under torchrun: each process holds a part of the model")
+    named = "under torchrun: a process that is silent so long is named"
+    make.add_argument("--limit", type=float, default=600.0, metavar="SECONDS", help=named)
     make.add_argument("--float32", action="store_true", help="where a processor has no bfloat16; other rounding")
     make.set_defaults(run=_run_train)
     return make
@@ -737,8 +771,10 @@ def _run_own_model(args: argparse.Namespace) -> int:
 
     def answer(lines: Iterable[str]) -> Iterator[Told]:
         for found in answer_lines(trained, (line.removeprefix("\ufeff") for line in lines), **asked):
-            refusal = isinstance(found, ValueError)
-            yield "\n" if refusal else f"{found.text}\n", found if refusal else None if found.finished else limit
+            if isinstance(found, ValueError):
+                yield "\n", found
+            else:
+                yield f"{found.text}\n", None if found.finished else limit
 
     if args.out is not None:
         file = Path(args.model, FOLDER_FILES[0]) if os.path.isdir(args.model) else Path(args.model)

@@ -33,6 +33,7 @@ from ..trained.checkpoints import Checkpoints, train_resumably
 from ..trained.model_file import TrainedModel
 from ..trained.own_pairs import new_model
 from ..trained.resuming import TrainingRun
+from ..trained.together import train_together
 from ..training import Batch, Example, Objective, TrainingConfig, batches, logits_of, loss_of, train
 
 # %% ../../../notebooks/pronunciation/recipe.ipynb #new-pronouncer
@@ -198,6 +199,7 @@ def train_pronouncer(
     *,
     teachers: Sequence[TrainedModel] = (),
     checkpoints: Checkpoints | None = None,
+    together: str | None = None,
     progress: bool = True,
     device: torch.device | None = None,
     **shape: Any,
@@ -209,7 +211,8 @@ def train_pronouncer(
     in between, and goes on from the newest of them; the note `minutes` is then None. `config` is that of the shipped
     model unless given, `shape` that of `new_pronouncer`; `device` is the processor unless given, and the model is
     handed back there.
-    Raises what `TrainingRun` and `train_resumably` raise. Chapter *The recipe*.
+    Several processes that are `together` "ddp" or "fsdp" share the training, and the first has the model; they need
+    `checkpoints`. Raises what `train_resumably` and `train_together` raise. Chapter *The recipe*.
     """
     config = config or RECIPE
     trained = new_pronouncer(dictionary, seed=config.seed, **shape)
@@ -220,7 +223,10 @@ def train_pronouncer(
     examples = training_examples(trained, dictionary, config.seed)
     with sdpa_kernel([SDPBackend.MATH]):
         objective = distillation(taught(teachers, examples)) if teachers else loss_of
-        if checkpoints is None:
+        if together and checkpoints:
+            how: dict[str, Any] = dict(how=together, objective=objective, progress=progress)
+            losses = train_together(trained.model, examples, config, checkpoints, **how)
+        elif checkpoints is None:
             losses = train(trained.model, examples, config, progress, objective)
         else:
             run = TrainingRun(trained.model, examples, config, objective)

@@ -163,11 +163,13 @@ class Checkpoints:
         """The state of the newest whole checkpoint; None where there is none.
 
         A damaged one is set aside in a folder of its own, with a warning, and the one before it is taken.
-        Raises ValueError where one is whole but holds what no training writes, OSError with the remedy where the
-        folder cannot be read, or a damaged one not be set aside.
+        Raises ValueError where one is whole but holds what no training writes, or is `train_together`'s; OSError with
+        the remedy where the folder cannot be read, or a damaged one not be set aside.
         """
         for step in reversed(self.steps()):
             place = self.folder / f"step-{step}"
+            if (place / ".metadata").exists():
+                raise ValueError(f"train_together has written {place}; go on with that, or name another folder")
             try:
                 data, digest = (place / "state.pt").read_bytes(), (place / "sha256").read_text("ascii", "replace")
             except OSError:                                         # missing, or the disk cannot read it

@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
@@ -34,6 +35,7 @@ from .edits import nearest_edits
 from .in_numpy import check_readable
 from .model_file import TrainedModel
 from .resuming import TrainingRun
+from .together import train_together
 from .whole_files import check_target, replace_file
 from ..training import Batch, Example, TrainingConfig, batches, loss_of
 
@@ -248,8 +250,10 @@ def _measure(run: TrainingRun, examples: Sequence[Example], folder: Path) -> Non
     "After the last step of an epoch, note the loss on these examples; what was noted of that step before is replaced."
     step = len(run.losses)
     if examples and step % run.epoch_steps == 0:
-        noted = _read_measured(folder) | {step: held_out_loss(run.model, examples, run.config)}
-        replace_file(folder / _KEPT, json.dumps(noted).encode())
+        found = held_out_loss(run.model, examples, run.config)      # by each process: it may hold a part of the model
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            noted = _read_measured(folder) | {step: found}
+            replace_file(folder / _KEPT, json.dumps(noted).encode())
 
 # %% ../../../notebooks/trained/own_pairs.ipynb #train-pairs
 def train_pairs(
@@ -257,6 +261,7 @@ def train_pairs(
     config: TrainingConfig | None = None,
     *,
     checkpoints: Checkpoints | None = None,
+    together: str | None = None,
     progress: bool = True,
     device: torch.device | None = None,
     **shape: Any,
@@ -265,8 +270,9 @@ def train_pairs(
 
     A row of the curve is the number of steps, the mean loss of the epoch's and the loss on the validation part after
     it, None where that was not measured. `config` is `recipe_for(pairs)` unless given, `shape` that of `new_model`.
-    With `checkpoints` the training can be stopped at any moment and gone on with by the same call. The model is handed
-    back on the processor. Raises ValueError where a part is empty, and what `train_resumably` raises.
+    With `checkpoints` the training can be stopped at any moment and gone on with by the same call. Several processes
+    that are `together` "ddp" or "fsdp" share it, and the first has the model. It is handed back on the processor.
+    Raises ValueError where a part is empty, and what `train_resumably` and `train_together` raise.
     Chapter *Your own pairs*.
     """
     config = config or recipe_for(pairs)
@@ -276,10 +282,13 @@ def train_pairs(
     examples, held_out = (examples_of(trained, parts[name]) for name in ("training", "validation"))
     with sdpa_kernel([SDPBackend.MATH]), TemporaryDirectory() as folder:
         kept = checkpoints or Checkpoints(folder)
-        run = TrainingRun(trained.model, examples, config)
         on_step = partial(_measure, examples=held_out, folder=kept.folder)
-        losses = train_resumably(run, kept, progress, on_step)
-        curve = _curve(losses, run.epoch_steps, _read_measured(kept.folder))
+        if together:
+            asked: dict[str, Any] = dict(how=together, progress=progress, on_step=on_step)
+            losses = train_together(trained.model, examples, config, kept, **asked)
+        else:
+            losses = train_resumably(TrainingRun(trained.model, examples, config), kept, progress, on_step)
+        curve = _curve(losses, len(losses) // config.epochs, _read_measured(kept.folder))
     trained.model.to("cpu")
     about = {"file": pairs.file, "sha256": pairs.sha256, "source": pairs.source, "target": pairs.target}
     sources = {name: len(part) for name, part in parts.items()}

@@ -152,8 +152,8 @@ class TrainingRun:
         self.losses, self.halfway = list(state["losses"]), False
 
     def _check_state(self, state: Any) -> None:
-        made_of = state.get("made_of") if isinstance(state, Mapping) else None
-        check_same(made_of(self.model, self.config, self.examples), made_of if isinstance(made_of, Mapping) else {})
+        theirs = state.get("made_of") if isinstance(state, Mapping) else None
+        check_same(made_of(self.model, self.config, self.examples), theirs if isinstance(theirs, Mapping) else {})
         ours, losses = self.state_dict() | _after_a_step(self.model, self.config, self.steps), state.get("losses")
         if isinstance(losses, list) and len(losses) <= self.steps:
             ours["losses"] = [0.0] * len(losses)                    # so many numbers
