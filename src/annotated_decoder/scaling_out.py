@@ -133,7 +133,7 @@ def spread(model: EncoderDecoder, how: str = "ddp") -> nn.Module:
     mesh = init_device_mesh(device, (dist.get_world_size(),))
     for layer in (*model.encoder.layers, *model.decoder.layers):
         fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)    # as the layers are
     return model
 
 
