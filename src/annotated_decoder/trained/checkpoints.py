@@ -41,6 +41,17 @@ def _write_checkpoint(folder: Path, step: int, data: bytes) -> None:
     sync(folder)
 
 
+def _read(place: Path) -> bytes | None:
+    "The bytes of a checkpoint; None where it is damaged. Raises ValueError where several processes have written it."
+    if (place / ".metadata").exists():
+        raise ValueError(f"train_together has written {place}; go on with that, or name another folder")
+    try:
+        data, digest = (place / "state.pt").read_bytes(), (place / "sha256").read_text("ascii", "replace")
+    except OSError:                                                 # missing, or the disk cannot read it
+        return None
+    return data if hashlib.sha256(data).hexdigest() == digest else None
+
+
 def _load(place: Path, data: bytes) -> dict[str, Any]:
     "A state from its bytes; nothing in them is executed. Raises ValueError where they hold what no training writes."
     what = f"{place} holds what no training writes; nothing of it was executed, delete it"
@@ -168,13 +179,7 @@ class Checkpoints:
         """
         for step in reversed(self.steps()):
             place = self.folder / f"step-{step}"
-            if (place / ".metadata").exists():
-                raise ValueError(f"train_together has written {place}; go on with that, or name another folder")
-            try:
-                data, digest = (place / "state.pt").read_bytes(), (place / "sha256").read_text("ascii", "replace")
-            except OSError:                                         # missing, or the disk cannot read it
-                data, digest = b"", "none"
-            if hashlib.sha256(data).hexdigest() == digest:
+            if (data := _read(place)) is not None:
                 return _load(place, data)
             with telling(self.folder):
                 aside = Path(tempfile.mkdtemp(prefix=f"damaged-step-{step}-", dir=self.folder))
