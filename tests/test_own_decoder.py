@@ -105,9 +105,13 @@ class LayerNormalization(UnbiasedNorm):    # of another name
     pass
 
 
-class NormWithoutParameters(nn.Module):
+class UnbiasedNormOfOneGain(nn.Module):
+    def __init__(self, *gain):
+        super().__init__()
+        self.gain = nn.Parameter(*gain) if gain else 1.0
+
     def forward(self, x):
-        return (x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True)
+        return self.gain * (x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True)
 
 
 class RootMeanSquareNorm(nn.Module):
@@ -219,7 +223,9 @@ BUGS = {    # a right decoder with one thing wrong, the law that it breaks first
     "unbiased norm": (lambda: with_norm(UnbiasedNorm), "norms", "norm, with gain 1"),
     "unbiased norm of another name": (lambda: with_norm(LayerNormalization), "norms", "norm, with gain 1"),
     "unbiased norm without parameters": (
-        lambda: with_norm(lambda d: NormWithoutParameters()), "norms", "(16 − 1) / 16"),
+        lambda: with_norm(lambda d: UnbiasedNormOfOneGain()), "norms", "(16 − 1) / 16"),
+    "unbiased norm of one gain": (
+        lambda: with_norm(lambda d: UnbiasedNormOfOneGain(torch.tensor(1.3))), "norms", "(16 − 1) / 16"),
     "squares too large": (bug(attend=squares_too_large), "half", "not near those in float32"),
     "position 0 at every step": (bug(place=lambda self, n, past: self.places[:n]), "stepwise", "position 1"),
     "first key at every step": (bug(may_look=lambda self, n, past: torch.ones(n, past + n, dtype=torch.bool).tril()),

@@ -262,7 +262,7 @@ def one_way(yours):
 @law("in half precision, too", "Which number is too large for float16, or which line names float32?",
      "Look for −1e9, for squares of large numbers and for 1e-9: the largest number of float16 is 65,504, "
      "the smallest above 0 is 6e-8. Look at what is made with a dtype of its own.",
-     "Hide with −inf or torch.finfo(scores.dtype).min; masks and positions of x.dtype; squares in float32.")  # fmt: skip
+     "Hide with −inf or torch.finfo(scores.dtype).min; masks, positions of x.dtype; squares in float32.")  # fmt: skip
 def half(yours):
     case, small = "float16; 5, 3 and 1 real keys", copy.deepcopy(yours.fresh).half().eval()
     right = yours.ask(yours.tokens, yours.memory, yours.ragged)
@@ -285,8 +285,8 @@ def norms(yours):
     seen = False
     for name, norm in yours.fresh.named_modules():
         own = [*norm.parameters(recurse=False)]
-        n = max([len(p) for p in own if p.dim() == 1] or [yours.d_model])
-        if n < 4 or any(p.dim() != 1 for p in own) or any(norm.children()):
+        n = max([len(p) for p in own if p.dim() == 1 and len(p) > 3] or [yours.d_model])
+        if n < 4 or any(p.dim() > 1 for p in own) or any(norm.children()):
             continue
         found = max(_mean_square(norm, n, gain) for gain in range(-1, len(own)))
         seen = seen or found > 0
