@@ -1,12 +1,14 @@
 """Kill processes at random moments, start them again, and see that nothing is lost and outputs are as without kills.
 
 `python tests/kills.py --kind generation -n 60 --seed 1` kills so many, by SIGKILL, and prints what it saw.
+The other kind is `training`.
 """
 
 import argparse
 import collections
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -91,7 +93,71 @@ def generation(kills: int, seed: int) -> dict[str, int]:
     return dict(seen)
 
 
-KINDS = {"generation": generation}
+# Training, whose processes torchrun starts again
+
+
+def train(place: Path, world: int, how: str) -> subprocess.Popen:
+    engine = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}", "--max-restarts=99"]
+    shape = "--d-model 16 --encoder-layers 1 --decoder-layers 1 --n-heads 2 --letters-per-batch 60 --epochs 12".split()
+    files = ["--pairs", str(place / "pairs.tsv"), "--out", str(place / "model.safetensors"), "--every", "3"]
+    command = [sys.executable, *engine, "-m", "annotated_decoder.scaling_out", "train", *files, *shape]
+    sharded = ["--shard"] if how == "fsdp" else []
+    quiet: dict = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    return subprocess.Popen([*command, *sharded], **quiet)
+
+
+def ranks_of(agent: subprocess.Popen) -> list[int]:
+    "The processes that torchrun has started, by their numbers in the system."
+    children = Path(f"/proc/{agent.pid}/task/{agent.pid}/children")
+    return [int(number) for number in children.read_text().split()] if children.exists() else []
+
+
+def trained(place: Path, world: int, how: str, kills: int, chance: random.Random) -> tuple[dict, int]:
+    "What a training ends with, of whose processes at most so many are killed; and how many were."
+    place.mkdir()
+    letters, rows = "abcdefgh", random.Random(0)
+    words = {"".join(rows.choices(letters, k=rows.randint(2, 6))) for _ in range(80)}
+    (place / "pairs.tsv").write_text("".join(f"{word}\t{word[::-1].upper()}\n" for word in sorted(words)))
+    agent, killed, until = train(place, world, how), 0, time.monotonic() + 4 * SLOWEST
+    while agent.poll() is None:
+        assert time.monotonic() < until, f"{place} took more than {4 * SLOWEST} seconds"
+        time.sleep(chance.uniform(0.2, 8) if killed < kills else 0.5)
+        if killed < kills and (ranks := ranks_of(agent)):
+            os.kill(chance.choice(ranks), signal.SIGKILL)
+            killed += 1
+    assert agent.returncode == 0, f"{place} ended with {agent.returncode}"
+    left = {path.name for path in place.iterdir()}
+    assert left == {"pairs.tsv", "model.safetensors", "model.safetensors.png"}, left
+    found = load_model(place / "model.safetensors")
+    return found.model.state_dict() | {"notes": found.notes}, killed
+
+
+def load_model(path: Path):
+    from annotated_decoder.trained.model_file import TrainedModel
+
+    return TrainedModel.load(path)
+
+
+def training(kills: int, seed: int) -> dict[str, int]:
+    "Kill processes of trainings with DDP and with FSDP, in as many rounds as it takes; what was seen."
+    chance, seen, expected = random.Random(seed), collections.Counter(), {}
+    with tempfile.TemporaryDirectory() as place:
+        for kind in ((world, how) for world in (1, 2) for how in ("ddp", "fsdp")):
+            expected[kind], _ = trained(Path(place, f"undisturbed {kind}"), *kind, 0, chance)
+        while seen["kills"] < kills:
+            kind, most = chance.choice([*expected]), min(chance.randint(1, 6), kills - seen["kills"])
+            found, killed = trained(Path(place, f"round {seen['rounds']}"), *kind, most, chance)
+            wrong = [name for name, value in expected[kind].items() if not same(value, found[name])]
+            assert not wrong, f"round {seen['rounds']}, {kind}, after {killed} kills: {wrong[0]} is another"
+            seen += collections.Counter(kills=killed, rounds=1)
+    return dict(seen)
+
+
+def same(one: object, other: object) -> bool:
+    return one == other if isinstance(one, dict) else bool((one == other).all())    # bit by bit
+
+
+KINDS = {"generation": generation, "training": training}
 
 
 def main() -> None:
