@@ -28,7 +28,6 @@ from annotated_decoder.scaling_out import (
 )
 from annotated_decoder.training import Example, TrainingConfig, collate, loss_of, optimizers_for, train
 
-WORLDS = [2, 8, 64]
 ONE_LONG = [1, 1, 2, 1, 9, 1, 3, 1, 1, 2, 1]    # target lengths, very unequal
 EXAMPLES = [Example([3 + i % 5] * (1 + i % 4), [3 + (i + j) % 5 for j in range(n)]) for i, n in enumerate(ONE_LONG)]
 
@@ -58,7 +57,8 @@ def as_many(monkeypatch, world, objective, batch, config, step=0, model=None):
             return shared(objective)(model.train(), batch, config, step)
 
     for rank in range(world):
-        play(rank, lambda tensor: parts.append(tensor.clone()))
+        with torch.no_grad():
+            play(rank, lambda tensor: parts.append(tensor.clone()))
     for rank in range(world):
         value = play(rank, lambda tensor: tensor.copy_(torch.stack(parts).sum(0)))
         value.backward()
@@ -72,8 +72,10 @@ def objectives():
     return {"listed": loss_of, "taught": distillation(taught([teacher], EXAMPLES))}
 
 
-@pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("name, smoothing", [("listed", 0.0), ("listed", 0.1), ("taught", 0.1)])
+@pytest.mark.parametrize(
+    "world, name, smoothing",
+    [(2, "listed", 0.0), (8, "listed", 0.1), (64, "listed", 0.1), (2, "taught", 0.1), (8, "taught", 0.0)],
+)
 def test_the_processes_mean_gradient_is_the_whole_batchs(monkeypatch, world, name, smoothing):
     model, batch = small_pronouncer(d_model=8).model.double(), collate(EXAMPLES)
     objective, config = objectives()[name], TrainingConfig(smoothing=smoothing)
@@ -113,7 +115,7 @@ def test_another_way_to_spread_is_refused():
 
 
 CASES = [(how, optimizer) for how in ("ddp", "fsdp") for optimizer in ("adamw", "muon")]
-CUT = dict(epochs=3, letters_per_batch=9, max_norm=0.05, peak_lr=0.01)    # every gradient is cut
+CUT = dict(epochs=2, letters_per_batch=9, max_norm=0.05, peak_lr=0.01)    # every gradient is cut
 
 
 def new_model(seed=0):
@@ -152,7 +154,7 @@ def test_real_processes_end_at_the_weights_of_one(tmp_path, monkeypatch):
         (told, held, weights), (also, held_there, nothing) = (
             torch.load(tmp_path / f"{how}-{optimizer}-{rank}.pt") for rank in (0, 1)
         )
-        assert told == also == pytest.approx(losses, abs=1e-6) and len(told) > 6
+        assert told == also == pytest.approx(losses, abs=1e-6) and len(told) > 5
         assert nothing == {} and weights.keys() == one.state_dict().keys()
         for name, tensor in one.state_dict().items():
             assert (weights[name] - tensor).abs().max() < 1e-6
