@@ -76,9 +76,9 @@ def bits(state):
 
 def assert_ends_as_alone(losses, weights):
     expected, state = alone()
-    assert len(losses) == 15 and losses == pytest.approx(expected, abs=1e-6)
+    assert len(losses) == 15 and losses == pytest.approx(expected, abs=1e-9)
     for name, tensor in state.items():
-        assert (weights[name] - tensor).abs().max() < 1e-6, name
+        assert (weights[name] - tensor).abs().max() < 1e-9, name
 
 
 def test_a_process_alone_takes_the_steps_of_train_bit_by_bit(tmp_path):
@@ -104,7 +104,7 @@ def test_killed_it_goes_on_with_any_number_and_in_any_way(tmp_path, first, then)
     assert_ends_as_alone(losses, weights)
     assert not training
     for rank in range(1, then[0]):
-        assert torch.load(tmp_path / f"{rank}.pt")[0] == pytest.approx(losses, abs=1e-12)
+        assert torch.load(tmp_path / f"{rank}.pt")[0] == losses
 
 
 @pytest.mark.parametrize("how, who", [("ddp", 0), ("fsdp", 1)])

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +104,12 @@ def shared(objective: Objective = loss_of) -> Objective:
     ) -> Tensor:
         rank, world = dist.get_rank(), dist.get_world_size()
         rows = share_of(batch, rank, world)
-        tokens = rows.target_mask.sum() if rank < len(batch.source) else 0
-        weight = world * tokens / batch.target_mask.sum()
+        tokens = int(rows.target_mask.sum()) if rank < len(batch.source) else 0
+        weight = world * tokens / int(batch.target_mask.sum())
         loss = weight * objective(model, rows, config, step * world + rank)
         whole = loss.detach().clone().cpu()
         dist.all_reduce(whole)
-        return loss + (whole.to(loss.device) / world - loss).detach()
+        return loss - loss.detach() + whole.to(loss.device) / world
 
     return of_rows
 
@@ -138,6 +139,9 @@ def spread(model: EncoderDecoder, how: str = "ddp") -> nn.Module:
 
 
 # %% ../../notebooks/19_scaling_out.ipynb #meeting-place
+_MEETINGS = count()
+
+
 def _meeting_place() -> tuple[dist.Store, int, int]:
     "Where the processes find each other, this one's number, and how many there are."
     if "RANK" not in os.environ:
@@ -145,7 +149,7 @@ def _meeting_place() -> tuple[dist.Store, int, int]:
     store, rank, world = next(dist.rendezvous("env://"))
     # torchrun keeps one store for all its starts, and in it old addresses
     start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return dist.PrefixStore(f"start-{start}", store), rank, world
+    return dist.PrefixStore(f"start-{start}-{next(_MEETINGS)}", store), rank, world
 
 
 def _lost(watch: Any, limit: float) -> str:
