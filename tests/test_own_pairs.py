@@ -2,11 +2,13 @@
 
 import io
 import json
+import os
 import sys
 from dataclasses import replace
 
 import pytest
 import torch
+from group import Group
 from hypothesis import given
 from hypothesis import strategies as st
 from speller import small_pronouncer
@@ -414,3 +416,51 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(run, tmp_path, monkeypatc
     *_, last = err.splitlines()
     assert (status, out) == (2, "") and last.startswith("annotated-decoder: ") and why in last
     assert err.count("\n") <= 2 and {p.name for p in tmp_path.iterdir()} == before
+
+
+def command(folder, *args):
+    "What each of several processes does: the command, and what it says in a file of its own."
+    sys.argv = ["annotated-decoder", *map(str, args)]
+    with open(folder / f"out-{os.environ['RANK']}", "w") as sys.stdout:
+        sys.exit(cli.main())
+
+
+ALIKE = [*SMALL, "--epochs", 3, "--dropout", 0, "--optimizer", "adamw"]
+
+
+def test_several_processes_train_what_one_does(run, turned, tmp_path):
+    alone = tmp_path / "alone" / "m.safetensors"
+    assert run("train", "--pairs", turned, "--out", alone, *ALIKE)[0] == 0
+    expected = TrainedModel.load(alone)
+    for how in ("ddp", "fsdp"):
+        folder = tmp_path / how
+        out, sharded = folder / "m.safetensors", ["--shard"] if how == "fsdp" else []
+        Group(2, folder, command, folder, "train", "--pairs", turned, "--out", out, *ALIKE, *sharded).succeed()
+        found, told = TrainedModel.load(out), (folder / "out-0").read_text()
+        for one, other in zip(found.notes["curve"], expected.notes["curve"], strict=True):
+            assert one == pytest.approx(other, rel=1e-4)
+        for name, weight in expected.model.state_dict().items():
+            torch.testing.assert_close(found.model.state_dict()[name], weight, rtol=0, atol=2e-3)    # stored in half
+        assert json.loads(told)["epochs"] == 3 and (folder / "out-1").read_text() == ""
+        assert {path.name for path in folder.iterdir()} >= {"m.safetensors", "m.safetensors.png"}
+        assert not list(folder.glob("*.checkpoints"))
+
+
+def test_an_error_of_several_processes_says_whose_it_is(turned, tmp_path):
+    turned.write_text("ab\tba\nno tab\n")
+    folder = tmp_path / "group"
+    group = Group(2, folder, command, folder, "train", "--pairs", turned, "--out", folder / "m.safetensors")
+    assert group.end() == [2, 2]
+    for rank in (0, 1):
+        assert f"process {rank} of 2: {turned}, line 2: 'no tab' has no tab; write" in group.said(rank)
+
+
+def test_what_only_several_processes_can_do_is_refused(run, turned, tmp_path, monkeypatch):
+    asked = ["train", "--pairs", turned, "--out", tmp_path / "m.safetensors"]
+    status, _, err = run(*asked, "--shard")
+    assert status == 2 and "--shard cuts the model among processes, and there is one; start them with torchrun" in err
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    for limit in (0, -1, "nan", "inf"):
+        status, _, err = run(*asked, "--limit", limit)
+        assert status == 2 and f"--limit is {float(limit):g}; give a number of seconds above 0" in err
