@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import dropout
 
 from annotated_decoder.attention import attention_weights
+from annotated_decoder.caching import Cache
 from annotated_decoder.decoder import StackConfig
 from annotated_decoder.generation import EncoderDecoder, generate
 from annotated_decoder.pronunciation.dictionary import score
@@ -28,11 +29,11 @@ EXHIBITS = {
     "shift": ("training", "the decoder is told what it should say next"),
     "parts": "test_parts_of_a_batch_give_the_gradient_of_the_whole",
     "width": ("attention", "no 1/√head_dim"),
-    "half": ("attention", "a hidden score is minus a billion"),
+    "empty": ("attention", "a hidden score is −∞, and a row of them NaN"),
     "stutter": ("decoder", "position 0 at every step"),
     "corner": ("attention", "the mask lines up with the first key"),
     "start": ("generation", "a decode begins with padding"),
-    "scale": ("projection", "logits have a factor in training only"),
+    "scale": ("generation", "forward has a factor that decoding has not"),
     "rows": ("cross_attention", "padding hides rows, not columns"),
     "opposite": ("cross_attention", "True hides"),
     "norm": ("normalization", "the variance is the unbiased one"),
@@ -146,6 +147,14 @@ def test_without_dropout_the_whole_model_writes_as_it_was_trained():
     model = small()
     given = BATCH.source, BATCH.inputs, BATCH.source_mask
     torch.testing.assert_close(model.train()(*given), model.eval()(*given), rtol=0, atol=0)
+
+
+def test_what_writes_has_the_logits_of_forward():
+    model, cache = small(), Cache()
+    memory = model.encode(BATCH.source, BATCH.source_mask)
+    steps = [model.decode(new, memory, BATCH.source_mask, cache) for new in BATCH.inputs.split(1, 1)]
+    given = BATCH.source, BATCH.inputs, BATCH.source_mask
+    torch.testing.assert_close(torch.cat(steps, 1), model(*given), rtol=1e-4, atol=1e-5)
 
 
 def gradient(*batches, share=lambda batch: 1.0):
