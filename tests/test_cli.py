@@ -318,7 +318,8 @@ def test_train_writes_a_model_and_evaluate_stores_its_scores(run, monkeypatch, d
 def test_train_is_the_recipe_but_for_what_is_asked(run, monkeypatch, tmp_path, options, changes):
     given = []
 
-    def train_pronouncer(dictionary, config, teachers, checkpoints, device):
+    def train_pronouncer(dictionary, config, teachers, checkpoints, device, together):
+        assert together is None                                      # there is no torchrun
         given.append((config, checkpoints.every, [teacher.notes for teacher in teachers], device.type))
         return small_pronouncer()
 

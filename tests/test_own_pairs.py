@@ -352,7 +352,7 @@ def test_the_command_trains_scores_and_uses_a_model_of_ones_own(run, turned, tmp
 def test_the_options_of_train_reach_the_training(run, turned, tmp_path, monkeypatch):
     asked, made = [], train_pairs
 
-    def noted(pairs, config, *, checkpoints, device, **shape):
+    def noted(pairs, config, *, checkpoints, device, together, **shape):
         asked.append((pairs.source, pairs.target, config, checkpoints.every, shape))
         return made(pairs, TrainingConfig(epochs=1), progress=False, **TINY)
 
@@ -372,7 +372,7 @@ def test_the_options_of_train_reach_the_training(run, turned, tmp_path, monkeypa
 def test_the_options_serve_the_pronouncer_too(run, tmp_path, monkeypatch):
     asked = []
 
-    def noted(dictionary, config, *, teachers, checkpoints, device, **shape):
+    def noted(dictionary, config, *, teachers, checkpoints, device, together, **shape):
         asked.append((config, shape))
         return small_pronouncer()
 

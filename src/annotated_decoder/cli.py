@@ -418,7 +418,7 @@ def _train_in_a_group(args: argparse.Namespace, work: Callable[[Any], int], devi
     try:
         with processes(device.type, args.limit) as place:
             return work(place)
-    except (ValueError, OSError) as error:
+    except (OSError, ValueError) as error:
         rank, world = worker_of()
         kind = OSError if isinstance(error, OSError) else ValueError
         raise kind(f"process {rank} of {world}: {getattr(error, 'strerror', None) or error}") from error
@@ -740,7 +740,7 @@ def _is_own(path: str) -> bool:
         return False
     return isinstance(said, dict) and {"encoder", "decoder", "source", "target"} <= said.keys()
 
-# %% ../../notebooks/command_line/cli.ipynb #run-own-model
+# %% ../../notebooks/command_line/cli.ipynb #load-own
 _OF_CHECKPOINTS = ("stream", "prefix", "sentences", "max_length", "source_language", "target_language")
 
 
@@ -758,7 +758,7 @@ def _load_own(args: argparse.Namespace) -> Any:
     trained.model.to(device)
     return trained
 
-
+# %% ../../notebooks/command_line/cli.ipynb #run-own-model
 def _run_own_model(args: argparse.Namespace) -> int:
     "Lines through a model of one's own, each cut as its notes say."
     from annotated_decoder.trained.model_file import FOLDER_FILES

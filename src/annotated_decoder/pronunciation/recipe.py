@@ -192,6 +192,13 @@ def training_examples(
     beside = [(string, said) for string, said in made if letters.issuperset(string) and phonemes.issuperset(said)]
     return [trained.example(word, said) for word, said in (*listed, *beside)]
 
+# %% ../../../notebooks/pronunciation/recipe.ipynb #made
+def _made(config: TrainingConfig, examples: Sequence[Example], losses: Sequence[float]) -> dict[str, Any]:
+    "What the notes say of a training."
+    last = losses[-500:]
+    about = {"examples": len(examples), "steps": len(losses), "last_loss": sum(last) / len(last)}
+    return asdict(config) | about | {"machine": machine()}
+
 # %% ../../../notebooks/pronunciation/recipe.ipynb #train-whole
 def train_pronouncer(
     dictionary: Mapping[str, Sequence[Pronunciation]],
@@ -223,22 +230,18 @@ def train_pronouncer(
     examples = training_examples(trained, dictionary, config.seed)
     with sdpa_kernel([SDPBackend.MATH]):
         objective = distillation(taught(teachers, examples)) if teachers else loss_of
-        if together and checkpoints:
-            how: dict[str, Any] = dict(how=together, objective=objective, progress=progress)
-            losses = train_together(trained.model, examples, config, checkpoints, **how)
-        elif checkpoints is None:
-            losses = train(trained.model, examples, config, progress, objective)
+        asked: dict[str, Any] = dict(objective=objective, progress=progress)
+        if checkpoints is None:
+            losses = train(trained.model, examples, config, **asked)
+        elif together:
+            losses = train_together(trained.model, examples, config, checkpoints, how=together, **asked)
         else:
-            run = TrainingRun(trained.model, examples, config, objective)
-            losses = train_resumably(run, checkpoints, progress)
+            losses = train_resumably(TrainingRun(trained.model, examples, config, objective), checkpoints, progress)
     trained.model.to("cpu")
-    trained.notes["training"] = asdict(config) | {
-        "words": sum(split_of(word) == "training" for word in dictionary),
-        "examples": len(examples), "teachers": [teacher.notes["training"] for teacher in teachers],
-        "steps": len(losses), "last_loss": sum(losses[-500:]) / len(losses[-500:]),
-        "minutes": (time.perf_counter() - start) / 60 if from_its_start else None,        # of a part it says nothing
-        "machine": machine(),
-    }    # fmt: skip
+    minutes = (time.perf_counter() - start) / 60 if from_its_start else None    # of a part it says nothing
+    words = sum(split_of(word) == "training" for word in dictionary)
+    made = _made(config, examples, losses) | {"words": words, "minutes": minutes}
+    trained.notes["training"] = made | {"teachers": [teacher.notes["training"] for teacher in teachers]}
     return trained
 
 # %% ../../../notebooks/pronunciation/recipe.ipynb #temperature

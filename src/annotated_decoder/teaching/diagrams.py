@@ -13,19 +13,17 @@ from typing import Any
 from .drawing import FONT, INK, KINDS, LIT, Diagram
 
 # %% ../../../notebooks/teaching/diagrams.ipynb #map
-# Each box of the map: left, top, width, text, and the chapters that light it.
-BOXES = {
+_LAYERS = "decoder caching fast_decoding bug_museum scaling_out"    # chapters that light both attentions
+BOXES = {    # left, top, width, text, and the chapters that light it
     "source tokens": (8, 634, 124, "", "encoder_outputs training"),
     "source embedding": (8, 566, 124, "embedding\n+ position", "embedding encoder ablations"),
     "encoder layers": (8, 470, 124, "encoder layers\n× n", "encoder scaling_out"),
     "memory": (8, 378, 124, "", "encoder_outputs cross_attention"),
     "target tokens so far": (260, 634, 174, "", "generation training bug_museum"),
     "target embedding": (260, 570, 174, "embedding + position", "embedding decoder ablations bug_museum"),
-    "causal self-attention": (260, 490, 174, "", "attention decoder caching fast_decoding bug_museum scaling_out"),
+    "causal self-attention": (260, 490, 174, "", f"attention {_LAYERS}"),
     "first norm": (260, 442, 174, "add, normalize", "normalization decoder ablations bug_museum"),
-    "cross-attention": (
-        260, 378, 174, "", "cross_attention decoder caching looking_inside fast_decoding bug_museum scaling_out"
-    ),
+    "cross-attention": (260, 378, 174, "", f"cross_attention looking_inside {_LAYERS}"),
     "second norm": (260, 330, 174, "add, normalize", "normalization decoder ablations bug_museum"),
     "feed-forward": (260, 266, 174, "", "decoder fast_decoding scaling_out"),
     "third norm": (260, 218, 174, "add, normalize", "normalization decoder ablations bug_museum"),

@@ -255,6 +255,12 @@ def _measure(run: TrainingRun, examples: Sequence[Example], folder: Path) -> Non
             noted = _read_measured(folder) | {step: found}
             replace_file(folder / _KEPT, json.dumps(noted).encode())
 
+# %% ../../../notebooks/trained/own_pairs.ipynb #curve
+def _curve(losses: Sequence[float], epoch_steps: int, measured: dict[int, float]) -> list[list[Any]]:
+    "For each epoch: the steps so far, the mean of its losses, and the loss that was measured after it."
+    ends = range(epoch_steps, len(losses) + 1, epoch_steps)
+    return [[end, sum(losses[end - epoch_steps : end]) / epoch_steps, measured.get(end)] for end in ends]
+
 # %% ../../../notebooks/trained/own_pairs.ipynb #train-pairs
 def train_pairs(
     pairs: Pairs,
@@ -295,12 +301,6 @@ def train_pairs(
     made = asdict(config) | {"examples": len(examples), "steps": len(losses)}
     trained.notes.update(pairs=about | {"sources": sources}, training=made, curve=curve)
     return trained
-
-
-def _curve(losses: Sequence[float], epoch_steps: int, measured: dict[int, float]) -> list[list[Any]]:
-    "For each epoch: the steps so far, the mean of its losses, and the loss that was measured after it."
-    ends = range(epoch_steps, len(losses) + 1, epoch_steps)
-    return [[end, sum(losses[end - epoch_steps : end]) / epoch_steps, measured.get(end)] for end in ends]
 
 # %% ../../../notebooks/trained/own_pairs.ipynb #save-curve
 def save_curve(trained: TrainedModel, path: str | os.PathLike) -> None:
