@@ -152,25 +152,28 @@ def _meeting_place() -> tuple[dist.Store, int, int]:
     return dist.PrefixStore(f"start-{start}-{next(_MEETINGS)}", store), rank, world
 
 
-def _lost(watch: Any, limit: float) -> str:
-    "Which processes do not answer, over a group that has not been used before."
+def _lost(watch: Any, limit: float, error: Exception) -> str:
+    "Which processes do not answer, asked over a group that was not in use."
     try:
         dist.monitored_barrier(watch, timedelta(seconds=limit), wait_all_ranks=True)
         return "the processes lost touch and found it again; start the same again"
-    except RuntimeError as error:
-        named = re.search(r"Ranks? ([0-9, ]+) failed|from rank (0)", str(error))
+    except RuntimeError as found:
+        told = f"{error} {found}"
+        named = re.search(r"Ranks? ([0-9, ]+) failed|from rank (0)", str(found))
     who = f"process {(named[1] or named[2]).strip()}" if named else "another process"
-    why = f"has ended, or given no sign for {limit:g} seconds"
-    return f"{who} {why}; see its own message, and start the same again"
-
+    if not named and dist.get_world_size() == 2:
+        who = f"process {1 - dist.get_rank()}"
+    if re.search("connection (closed|reset|refused)", told, re.IGNORECASE):
+        return f"{who} has ended; see its own message, if it left one, and start again"
+    return f"{who} has given no sign for {limit:g} seconds; start the same again"
 
 # %% ../../notebooks/19_scaling_out.ipynb #processes
 @contextmanager
 def processes(device: str = "cpu", limit: float = 600.0) -> Iterator[torch.device]:
     """Join the processes that torchrun has started; give this one's device.
 
-    Without torchrun it is a group of one. Raises ConnectionError, with the others'
-    numbers, where one has ended or has not been heard of for `limit` seconds.
+    Without torchrun it is a group of one. Raises ConnectionError, with a number if
+    it is known, where another has ended, or gives no sign for `limit` seconds.
     Chapter *More than one machine*.
     """
     time, place = timedelta(seconds=limit), torch.device(device)
@@ -189,7 +192,7 @@ def processes(device: str = "cpu", limit: float = 600.0) -> Iterator[torch.devic
     except RuntimeError as error:
         if not re.search("gloo|nccl|c10d", str(error), re.IGNORECASE):
             raise
-        raise ConnectionError(_lost(watch, limit)) from error
+        raise ConnectionError(_lost(watch, limit, error)) from error
     finally:
         dist.destroy_process_group()
 
