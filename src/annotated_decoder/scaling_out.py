@@ -10,11 +10,12 @@ __all__ = ['WAYS', 'Optimizers', 'activation_bytes', 'training_bytes', 'share_of
 import os
 import re
 import runpy
+import secrets
+import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -34,17 +35,18 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from .generation import EncoderDecoder
+from .softmax import cross_entropy
 from .training import Batch, Objective, TrainingConfig, loss_of
 
 
 # %% ../../notebooks/19_scaling_out.ipynb #training-bytes
-def activation_bytes(model: nn.Module, *inputs: Tensor) -> int:
-    """Bytes that a forward pass keeps for the backward pass, weights left out.
+def activation_bytes(module: nn.Module, compute: Callable[[], Tensor]) -> int:
+    """Bytes that `compute` keeps for the backward pass, the module's weights left out.
 
-    A model and inputs on the device "meta" are counted without taking memory.
+    On the device "meta" they are counted without taking memory.
     Chapter *More than one machine*.
     """
-    own = [*model.parameters(), *model.buffers()]
+    own = [*module.parameters(), *module.buffers()]
     kept = {each.untyped_storage()._cdata for each in own}
     found: list[torch.UntypedStorage] = []      # held, so that no address comes twice
 
@@ -56,21 +58,24 @@ def activation_bytes(model: nn.Module, *inputs: Tensor) -> int:
         return tensor
 
     with saved_tensors_hooks(note, lambda tensor: tensor):
-        output = model(*inputs)
+        output = compute()
     del output
     return sum(storage.nbytes() for storage in found)
 
 
-def training_bytes(model: nn.Module, *inputs: Tensor) -> dict[str, int]:
-    """What one step of training with AdamW holds, in bytes, by what it is for.
+def training_bytes(model: EncoderDecoder, batch: Batch) -> dict[str, int]:
+    """What a step of training with AdamW holds when its loss is there, in bytes.
 
     Chapter *More than one machine*; Rajbhandari et al. 2020, section 3.
     """
+    def loss() -> Tensor:
+        logits = model(batch.source, batch.inputs, batch.source_mask)
+        return cross_entropy(logits, batch.targets, batch.target_mask)
+
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    activations = activation_bytes(model, *inputs)
     return {
         "weights": weights, "gradients": weights, "AdamW": 2 * weights,
-        "activations": activations,
+        "activations": activation_bytes(model, loss),
     }
 
 
@@ -139,19 +144,39 @@ def spread(model: EncoderDecoder, how: str = "ddp") -> nn.Module:
 
 
 # %% ../../notebooks/19_scaling_out.ipynb #meeting-place
-_MEETINGS = count()
-
-
-def _meeting_place() -> tuple[dist.Store, int, int]:
+def _meeting_place(limit: float) -> tuple[dist.Store, int, int]:
     "Where the processes find each other, this one's number, and how many there are."
     if "RANK" not in os.environ:
         return dist.HashStore(), 0, 1
     store, rank, world = next(dist.rendezvous("env://"))
-    # torchrun keeps one store for all its starts, and in it old addresses
-    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return dist.PrefixStore(f"start-{start}-{next(_MEETINGS)}", store), rank, world
+    return dist.PrefixStore(_room(store, rank, world, limit), store), rank, world
 
 
+def _room(store: dist.Store, rank: int, world: int, limit: float) -> str:
+    """A name that all processes of this start have, and those of no other.
+
+    torchrun keeps one store for all its starts, and in it old addresses. So each asks
+    under a name of its own, and process 0 answers until all have taken the answer.
+    """
+    mine, until = secrets.token_hex(8), time.monotonic() + limit
+    if rank:
+        store.set(f"asks-{rank}", mine)
+        room = store.get(f"answer-{mine}").decode()
+        store.set(f"{room}-{rank}", "")
+        return room
+    left = set(range(1, world))
+    while left and time.monotonic() < until:
+        for other in (r for r in left if store.check([f"asks-{r}"])):
+            store.set(f"answer-{store.get(f'asks-{other}').decode()}", mine)
+        time.sleep(0.02)
+        left = {r for r in left if not store.check([f"{mine}-{r}"])}
+    if left:
+        names = ", ".join(map(str, sorted(left)))
+        raise ConnectionError(f"process {names} did not come for {limit:g} seconds")
+    return mine
+
+
+# %% ../../notebooks/19_scaling_out.ipynb #lost
 def _lost(watch: Any, limit: float, error: Exception) -> str:
     "Which processes do not answer, asked over a group that was not in use."
     try:
@@ -172,19 +197,22 @@ def _lost(watch: Any, limit: float, error: Exception) -> str:
 def processes(device: str = "cpu", limit: float = 600.0) -> Iterator[torch.device]:
     """Join the processes that torchrun has started; give this one's device.
 
-    Without torchrun it is a group of one. Raises ConnectionError, with a number if
-    it is known, where another has ended, or gives no sign for `limit` seconds.
+    Without torchrun it is a group of one. Where gloo tells that another has ended,
+    or gives no sign for `limit` seconds, ConnectionError, with its number if known.
     Chapter *More than one machine*.
     """
-    time, place = timedelta(seconds=limit), torch.device(device)
+    patience, place = timedelta(seconds=limit), torch.device(device)
     if device == "cuda":
         place = torch.device(device, int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(place)
     backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
-    store, rank, world = _meeting_place()
-    dist.init_process_group(backend, None, time, world, rank, store)
-    watch = dist.new_group(backend="gloo", timeout=time)
-    dist.monitored_barrier(watch, time)         # connects them, for `_lost` to ask
+    store, rank, world = _meeting_place(limit)
+    card = place if device == "cuda" else None
+    dist.init_process_group(
+        backend, None, patience, world, rank, store, device_id=card
+    )
+    watch = dist.new_group(backend="gloo", timeout=patience)
+    dist.monitored_barrier(watch, patience)         # connects them, for `_lost` to ask
     try:
         with warnings.catch_warnings():         # logits are not written in place
             warnings.filterwarnings("ignore", "FSDP2-wrapped .* returned a view")
