@@ -138,9 +138,9 @@ def _at_line(path: str | os.PathLike, number: int) -> Iterator[None]:
 def read_pairs(path: str | os.PathLike, source: str | None = None, target: str | None = None) -> Pairs:
     """The pairs of a file in UTF-8: on each line a source, a tab and a target; a source on several has them all.
 
-    A column is cut into "letters" or "tokens"; where that is not told, into tokens if any of its rows has white space
-    inside. Empty lines are passed over. Raises ValueError with file, line and remedy for any other that is no pair,
-    and where there is none; OSError where the file cannot be read. Chapter *Your own pairs*.
+    A column is cut into "letters" or "tokens"; where that is not told, into tokens if at least half of its rows have
+    white space inside. Empty lines are passed over. Raises ValueError with file, line and remedy for any other that is
+    no pair, and where there is none; OSError where the file cannot be read. Chapter *Your own pairs*.
     """
     if strange := [way for way in (source, target) if way not in (None, *WAYS)]:
         raise ValueError(f"{strange[0]!r} is no way to cut a column; give 'letters' or 'tokens'")
@@ -152,7 +152,7 @@ def read_pairs(path: str | os.PathLike, source: str | None = None, target: str |
                 rows.append((number, _columns(line)))
     if not rows:
         raise ValueError(f"{path} has no pairs; write a source, a tab and a target on each line")
-    spaced = [any(len(columns[i].split()) > 1 for _, columns in rows) for i in (0, 1)]
+    spaced = [2 * sum(len(columns[i].split()) > 1 for _, columns in rows) >= len(rows) for i in (0, 1)]
     ways = [way or WAYS[inside] for way, inside in zip((source, target), spaced)]
     listed: dict[Source, list[Target]] = {}
     for number, columns in rows:
