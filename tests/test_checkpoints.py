@@ -9,6 +9,7 @@ import resource
 import shutil
 import signal
 import sys
+import threading
 import warnings
 from itertools import count
 from pathlib import Path
@@ -18,7 +19,7 @@ import torch
 from speller import examples_of, small_pronouncer
 
 from annotated_decoder.trained import checkpoints, whole_files
-from annotated_decoder.trained.checkpoints import Checkpoints, _defer_interrupt, _write_checkpoint, train_resumably
+from annotated_decoder.trained.checkpoints import Checkpoints, _write_checkpoint, defer_stop, train_resumably
 from annotated_decoder.trained.resuming import TrainingRun
 from annotated_decoder.training import TrainingConfig
 
@@ -306,45 +307,67 @@ def test_folders_with_other_names_are_no_checkpoints(name, tmp_path):
 def test_a_folder_of_another_training_is_refused_and_left_alone(tmp_path):
     train_resumably(new_run(), Checkpoints(tmp_path, EVERY), progress=False)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(ValueError, match="cannot be gone on from: .*seed was 1 and is 2; give the same, or start anew"):
+    told = f"seed was 1 and is 2; give the same, or delete {tmp_path} to begin anew"
+    with pytest.raises(ValueError, match=f"cannot be gone on from: .*{told}"):
         train_resumably(new_run(seed=2), Checkpoints(tmp_path, EVERY), progress=False)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_ctrl_c_ends_the_step_saves_and_ends_the_training(tmp_path, uninterrupted, interruptible):
+USUAL = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+
+
+@pytest.mark.parametrize("number", USUAL)
+def test_who_is_asked_to_stop_ends_the_step_saves_and_ends_the_training(tmp_path, uninterrupted, interruptible, number):
     run = new_run()
     step = run.take_step
 
     def take_step(*arguments):
         if len(run.losses) == 4:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return step(*arguments)
 
     run.take_step = take_step
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as stop:
         train_resumably(run, Checkpoints(tmp_path, EVERY), progress=False)
+    assert stop.value.args == (number,)
     assert len(run.losses) == 5 and Checkpoints(tmp_path).steps() == [3, 5]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert {each: signal.getsignal(each) for each in USUAL} == USUAL
     finish(tmp_path, uninterrupted)
 
 
-def test_a_second_ctrl_c_breaks_in_at_once(interruptible):
-    with pytest.raises(KeyboardInterrupt), _defer_interrupt() as asked:
-        signal.raise_signal(signal.SIGINT)
-        assert len(asked) == 1
-        signal.raise_signal(signal.SIGINT)
+@pytest.mark.parametrize("number", USUAL)
+def test_a_second_of_its_kind_breaks_in_at_once(interruptible, number):
+    (other,) = {*USUAL} - {number}
+    with pytest.raises(KeyboardInterrupt), defer_stop() as asked:
+        for each in (number, other):
+            signal.raise_signal(each)
+        assert asked == [number, other]
+        signal.raise_signal(number)
         pytest.fail("the second was not heard")
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert {each: signal.getsignal(each) for each in USUAL} == USUAL
 
 
-def test_a_caller_who_ignores_ctrl_c_keeps_that():
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+@pytest.mark.parametrize("number", USUAL)
+def test_a_caller_who_ignores_a_signal_keeps_that(number):
+    before = signal.signal(number, signal.SIG_IGN)
     try:
-        with _defer_interrupt() as asked:
-            signal.raise_signal(signal.SIGINT)
-        assert not asked and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        with defer_stop() as asked:
+            signal.raise_signal(number)
+        assert not asked and signal.getsignal(number) is signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
+
+
+def test_a_thread_leaves_the_signals_alone(interruptible):
+    def look():
+        with defer_stop():
+            seen.append({each: signal.getsignal(each) for each in USUAL})
+
+    seen = []
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert seen == [USUAL]
 
 
 @pytest.mark.parametrize("keep", [1, 2, 4])
@@ -450,7 +473,8 @@ def test_a_checkpoint_of_something_else_is_refused_by_its_folder(state, tmp_path
     _write_checkpoint(tmp_path, 3, buffer.getvalue())
     with pytest.raises(ValueError, match=f"{tmp_path}") as refused:
         train_resumably(new_run(), Checkpoints(tmp_path, EVERY), progress=False)
-    assert "\n" not in str(refused.value) and ("delete it" in str(refused.value) or "start anew" in str(refused.value))
+    told = str(refused.value)
+    assert "\n" not in told and ("delete it" in told or f"delete {tmp_path} to begin anew" in told)
 
 
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"\x80\x02.", b"text\n" * 9, b"\x80\x04\x95" + bytes(9)], ids=str)

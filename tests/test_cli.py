@@ -262,7 +262,10 @@ def test_the_version_is_the_packages(run, capsys):
 TINY = dict(d_model=8, encoder_layers=1, decoder_layers=1, progress=False)
 
 
-def test_a_training_that_is_stopped_says_how_to_go_on_and_does(run, monkeypatch, dictionary, tmp_path, interruptible):
+@pytest.mark.parametrize("number, ends_with", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_training_that_is_stopped_says_how_to_go_on_and_does(
+    run, monkeypatch, dictionary, tmp_path, interruptible, number, ends_with
+):    # fmt: skip
     some, made = dict(list(dictionary.items())[:400]), recipe.train_pronouncer
     monkeypatch.setattr(cli, "read_cmudict", lambda: some)
     monkeypatch.setattr(recipe, "train_pronouncer", lambda *args, **options: made(*args, **options, **TINY))
@@ -271,13 +274,13 @@ def test_a_training_that_is_stopped_says_how_to_go_on_and_does(run, monkeypatch,
     def take_step(self, *arguments):
         seen.append(len(self.losses))
         if len(seen) == 2:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return step(self, *arguments)
 
     monkeypatch.setattr(TrainingRun, "take_step", take_step)
     command = ("train", "--out", str(tmp_path / "m"), "--epochs", "2", "--every", "50")
     status, out, err = run(*command)
-    assert (status, out) == (130, "") and "saved after step 2; give the same command to go on" in err
+    assert (status, out) == (ends_with, "") and "saved after step 2; give the same command to go on" in err
     status, out, err = run(*command)
     assert status == 0 and "the newest after step 2" in err and seen == list(range(len(seen)))
     assert run("train", "--out", str(tmp_path / "n"), "--epochs", "2")[0] == 0
@@ -328,9 +331,69 @@ def test_train_is_the_recipe_but_for_what_is_asked(run, monkeypatch, tmp_path, o
     small_pronouncer().save(tmp_path / "teacher")
     taught = ("--teachers", str(tmp_path / "teacher"), str(tmp_path / "teacher")) if options else ()
     assert run("train", "--out", str(tmp_path / "m"), *options, *taught)[0] == 0
-    assert given == [(replace(RECIPE, **changes), 500, [small_pronouncer().notes] * (2 if taught else 0), "cpu")]
+    assert given == [(replace(RECIPE, **changes), 100, [small_pronouncer().notes] * (2 if taught else 0), "cpu")]
     assert TrainedModel.load(tmp_path / "m").notes["temperature"] == 1.0    # no word to fit one to
     assert RECIPE.optimizer == "muon" and RECIPE.bfloat16 is True
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+TARGETS = {    # the arguments, what is told
+    "the data": ("--pairs text --out text", "--out is text, as another file of this command is; name another"),
+    "the data by a link": ("--pairs text --out link", "--out is link, as another file of this command is"),
+    "a picture over the data": ("--pairs text --out m --curve ./text", "--curve is ./text, as another file"),
+    "a picture over the model": ("--pairs text --out m --curve m", "--curve is m, as another file"),
+    "a teacher": ("--out plain --teachers plain", "--out is plain, as another file of this command is"),
+    "another's file": ("--out text", "which is there and is no model file of this book; name another, or delete it"),
+    "a folder of data": ("--pairs . --out m", "--pairs is ., which is a folder; name a file"),
+}
+
+
+@pytest.mark.parametrize("arguments, why", TARGETS.values(), ids=TARGETS)
+def test_a_training_replaces_no_file_but_a_model(run, monkeypatch, tmp_path, arguments, why):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text").write_text("ab\tba\n")
+    (tmp_path / "link").symlink_to("text")
+    small_pronouncer().save("plain")
+    before = contents(tmp_path)
+    status, out, err = run("train", *arguments.split())
+    assert (status, out, err.count("\n")) == (2, "", 1) and why in err
+    assert contents(tmp_path) == before
+
+
+def test_a_model_that_is_there_may_be_replaced(run, monkeypatch, tmp_path):
+    small_pronouncer(seed=1).save(tmp_path / "m")
+    before = (tmp_path / "m").read_bytes()
+    monkeypatch.setattr(cli, "read_cmudict", lambda: {})
+    monkeypatch.setattr(recipe, "train_pronouncer", lambda *args, **options: small_pronouncer(seed=2))
+    assert run("train", "--out", str(tmp_path / "m"))[0] == 0 and (tmp_path / "m").read_bytes() != before
+
+
+def test_a_model_file_that_is_not_there_is_not_looked_for_on_the_hub(run):
+    status, out, err = run("translate", "--model", "none.safetensors", stdin="cat\n")
+    assert (status, out) == (2, "")
+    assert err == "annotated-decoder: there is no file none.safetensors; look at its name\n"
+
+
+HELP = {    # of a command: what its options say
+    "train": [
+        "--every STEPS steps from checkpoint to checkpoint; 100 unless given", "is named; 600 unless given",
+        "example: annotated-decoder train --pairs past.tsv", "the recipe's, unless given: --epochs N",
+    ],
+    "evaluate": ["the shipped model unless given", "of the words or pairs; test unless given"],
+    "translate": ["a model file of your own, a folder, or an id of the hub", "for checkpoints of others: --stream"],
+}    # fmt: skip
+
+
+@pytest.mark.parametrize("command", HELP)
+def test_help_says_the_defaults_and_whose_an_option_is(run, monkeypatch, capsys, command):
+    monkeypatch.setenv("COLUMNS", "300")
+    with pytest.raises(SystemExit):
+        run(command, "--help")
+    told = " ".join(capsys.readouterr().out.split())
+    assert all(each in told for each in HELP[command])
 
 
 @pytest.mark.parametrize("command", [

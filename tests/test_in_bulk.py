@@ -423,6 +423,15 @@ def test_the_output_is_what_stands_on_standard_output_without_it(run, tmp_path, 
     assert refused == err.splitlines()
 
 
+def test_complaints_are_no_failure_for_torchrun(run, tmp_path, monkeypatch):
+    (tmp_path / "in").write_bytes(b"cat\nx2\n")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    status, _, err = run("pronounce", "--in", tmp_path / "in", "--out", tmp_path / "out", rank=0, world=1)
+    assert (status, err) == (0, f"1 of the lines have a complaint; {tmp_path / 'out'}.refused says which, and why\n")
+    assert (tmp_path / "out.refused").read_text().startswith("2\t'x2'")
+    assert run("pronounce", "x2")[0] == 1                             # where torchrun waits for nobody
+
+
 def test_one_that_ends_before_the_others_says_so_and_succeeds(run, tmp_path):
     (tmp_path / "in").write_bytes(b"cat\n" * 2_000 + b"x2\n")
     ask = ("pronounce", "--in", tmp_path / "in", "--out", tmp_path / "out")

@@ -336,6 +336,7 @@ def test_the_command_trains_scores_and_uses_a_model_of_ones_own(run, turned, tmp
     assert status == 0 and "48 sources, cut into letters, targets into letters" in err
     assert {p.name for p in tmp_path.iterdir()} == {"turned.tsv", "m.safetensors", "m.safetensors.png"}
     pairs, trained, told = read_pairs(turned), TrainedModel.load(out), json.loads(said)
+    assert told["curve"] == f"{out}.png"
     for part in ("validation", "test"):
         assert told[part] == trained.notes["scores"][part] and told[part]["sources"] == len(pairs.part(part))
         status, said, _ = run("evaluate", "--model", out, "--pairs", turned, "--part", part)
@@ -366,7 +367,14 @@ def test_the_options_of_train_reach_the_training(run, turned, tmp_path, monkeypa
     assert run("train", "--pairs", turned, "--out", tmp_path / "m", *ways, *flags)[0] == 0
     assert asked == [("tokens", "letters", TrainingConfig(**knobs), 9, shape)] and curve.exists()
     assert run("train", "--pairs", turned, "--out", tmp_path / "m")[0] == 0
-    assert asked[1] == ("letters", "letters", recipe_for(read_pairs(turned)), 500, {})
+    assert asked[1] == ("letters", "letters", recipe_for(read_pairs(turned)), 100, {})
+
+
+def test_where_no_picture_can_be_drawn_the_scores_come_and_name_none(run, turned, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    status, said, err = run("train", "--pairs", turned, "--out", tmp_path / "m", "--epochs", 1, *SMALL)
+    assert status == 0 and "no picture was drawn" in err and json.loads(said)["curve"] is None
+    assert {path.name for path in tmp_path.iterdir()} == {"turned.tsv", "m"}
 
 
 def test_the_options_serve_the_pronouncer_too(run, tmp_path, monkeypatch):
@@ -397,6 +405,8 @@ WRONG = {
     "a curve without data": ("train --curve c --out m", "--curve is for data of your own"),
     "a picture that is a folder": ("train --pairs good --out m --curve .", "'.' is there and is no file"),
     "no model": ("evaluate --pairs good", "--pairs are scored with a model of your own"),
+    "no pairs": ("evaluate --model own", "own was trained on pairs, not on the dictionary; name their file with"),
+    "a folder to score": ("evaluate --pairs . --model own", "--pairs is ., which is a folder; name a file"),
     "no ways": ("evaluate --pairs good --model plain", "do not say how a line is cut"),
     "a stream": ("translate --model plain --stream", "--stream is for checkpoints of others, and plain is a"),
     "a prefix": ("translate --model plain --prefix x", "--prefix is for checkpoints of others"),
@@ -410,7 +420,9 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(run, tmp_path, monkeypatc
     turned.rename("good")
     (tmp_path / "bad").write_text("cat\n")
     (tmp_path / "few").write_text("a\tb\n")
-    small_pronouncer().save("plain")
+    (own := small_pronouncer()).save("plain")
+    own.notes["pairs"] = {"source": "letters", "target": "tokens"}
+    own.save("own")
     before = {p.name for p in tmp_path.iterdir()}
     status, out, err = run(*arguments.split(), stdin="ab\n")
     *_, last = err.splitlines()

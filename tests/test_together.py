@@ -33,12 +33,12 @@ def new_model(dropout=0.0, dtype=torch.float64, **changes):
     return trained
 
 
-def killed_in(rank, step):
-    "The loss, on the way to which this process is killed in this step."
+def killed_in(rank, step, by=signal.SIGKILL):
+    "The loss, on the way to which this process gets a signal in this step."
 
     def objective(model, batch, config, number):
         if (dist.get_rank(), number // dist.get_world_size()) == (rank, step):
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), by)
         return loss_of(model, batch, config, number)
 
     return objective
@@ -122,6 +122,21 @@ def test_killed_while_it_saves_it_has_the_checkpoint_before_and_ends_at_the_same
     assert torch.load(in_peace / "1.pt")[0] == losses
 
 
+@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+def test_where_one_is_asked_to_stop_all_save_that_step_and_go_on_to_the_same_bits(tmp_path, how):
+    in_peace, folder = tmp_path / "peace", tmp_path / "folder"
+    peaceful = Group(2, in_peace, partial(work, dropout=0.2), in_peace / "folder", in_peace, how)
+    group = Group(2, tmp_path, partial(work, dropout=0.2), folder, tmp_path, how, (1, 7, signal.SIGTERM))
+    assert group.end() == [1, 1]
+    for rank in (0, 1):
+        assert group.said(rank).strip().endswith(f"KeyboardInterrupt: {int(signal.SIGTERM)}")
+    assert Checkpoints(folder).steps() == [6, 8]
+    Group(2, tmp_path, partial(work, dropout=0.2), folder, tmp_path, how).succeed()
+    peaceful.succeed()
+    (losses, weights, _), (expected, state, _) = (torch.load(place / "0.pt") for place in (tmp_path, in_peace))
+    assert losses == expected and bits(weights) == bits(state)
+
+
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
@@ -183,7 +198,7 @@ def contents(folder):
     [
         ({"config": replace(CONFIG, seed=2)}, "seed was 1 and is 2"),
         ({"d_ff": 24}, "decoder.d_ff was 16 and is 24"),
-        ({"dtype": torch.float32}, "parameters was "),
+        ({"dtype": torch.float32}, "the parameters are others; "),
     ],
 )
 def test_the_checkpoints_of_another_training_are_refused(tmp_path, finished, changes, told):
@@ -193,7 +208,8 @@ def test_the_checkpoints_of_another_training_are_refused(tmp_path, finished, cha
         go_on(tmp_path, **changes)
     message = str(found.value)
     begins = f"{tmp_path / 'step-15'} cannot be gone on from: this is the state of another training: "
-    assert message.startswith(begins) and told in message and message.endswith("; give the same, or start anew")
+    assert message.startswith(begins) and told in message
+    assert message.endswith(f"; give the same, or delete {tmp_path} to begin anew")
     assert contents(tmp_path) == before
 
 
@@ -239,12 +255,12 @@ def test_each_kind_of_checkpoint_is_refused_where_it_is_not_its_own(tmp_path, fi
     before = contents(tmp_path)
     with pytest.raises(ValueError) as found:
         go_on(single)
-    told = "train_resumably has written it; go on with that, or name another folder"
+    told = f"it was begun without torchrun; go on without it, or delete {single} to begin anew"
     assert str(found.value) == f"{single / 'step-15'} cannot be gone on from: {told}"
     with pytest.raises(ValueError) as found:
         train_resumably(run, Checkpoints(shards, EVERY), progress=False)
-    told = "go on with that, or name another folder"
-    assert str(found.value) == f"train_together has written {shards / 'step-15'}; {told}"
+    told = "was begun under torchrun, and goes on under it (with --nproc-per-node=1 for one process); start it so, "
+    assert str(found.value) == f"{shards / 'step-15'} {told}or delete {shards} to begin anew"
     assert contents(tmp_path) == before
     Checkpoints(shards).clear()
     assert not shards.exists()

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import sys
 import warnings
 from collections import Counter
@@ -280,7 +281,7 @@ def _answer_bulk(
         _tell(f"rank {rank} of {world} is done, {_ranks(done.missing)} not yet; who ends last writes {args.out}")
     elif done.refused:
         _tell(f"{done.refused} of the lines have a complaint; {args.out}.refused says which, and why")
-    return 1 if done.refused else 0
+    return 1 if done.refused and "TORCHELASTIC_RUN_ID" not in os.environ else 0
 
 # %% ../../notebooks/command_line/cli.ipynb #bulk-pronounce
 def _ranks(ranks: Sequence[int]) -> str:
@@ -368,7 +369,7 @@ def _run_pronounce(args: argparse.Namespace) -> int:
     refused = (_say_text if args.text else _say_words)(args, say, listed, at_once)
     return 1 if refused else 0
 
-# %% ../../notebooks/command_line/cli.ipynb #train-evaluate
+# %% ../../notebooks/command_line/cli.ipynb #check-files
 _TRAINING = ("epochs", "seed", "optimizer", "peak_lr", "weight_decay", "smoothing", "letters_per_batch")
 _SHAPE = ("d_model", "encoder_layers", "decoder_layers", "n_heads", "dropout")
 
@@ -377,6 +378,29 @@ def _given(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 
+def _check_files(args: argparse.Namespace) -> None:
+    "ValueError where what is written would replace what is read, or a file that is no model of this book."
+    from annotated_decoder.trained.model_file import load_model
+
+    taken = {os.path.realpath(path) for path in (args.pairs, *args.teachers) if path is not None}
+    written = {"--out": args.out} | ({"--curve": args.curve or f"{args.out}.png"} if args.pairs is not None else {})
+    for option, path in written.items():
+        if os.path.realpath(path) in taken:
+            raise ValueError(f"{option} is {path}, as another file of this command is; name another")
+        taken.add(os.path.realpath(path))
+    try:
+        if os.path.isfile(args.out):
+            load_model(args.out)
+    except ValueError as error:
+        what = f"--out is {args.out}, which is there and is no model file of this book"
+        raise ValueError(f"{what}; name another, or delete it") from error
+
+
+def _check_pairs(path: str | None) -> None:
+    if path is not None and os.path.isdir(path):
+        raise ValueError(f"--pairs is {path}, which is a folder; name a file")
+
+# %% ../../notebooks/command_line/cli.ipynb #train-evaluate
 def _run_train(args: argparse.Namespace) -> int:
     from annotated_decoder.trained.checkpoints import Checkpoints  # PyTorch
     from annotated_decoder.trained.model_file import find_device
@@ -389,6 +413,8 @@ def _run_train(args: argparse.Namespace) -> int:
         raise ValueError(f"--{[*alone][0]} is for data of your own; name their file with --pairs")
     if args.shard and "RANK" not in os.environ:
         raise ValueError("--shard cuts the model among processes, and there is one; start them with torchrun")
+    _check_pairs(args.pairs)
+    _check_files(args)
     device = find_device(args.device or "cpu")
     folder = f"{check_target(args.out)}.checkpoints"                 # tried before the long part, not after it
     checkpoints = Checkpoints(folder, args.every)
@@ -397,7 +423,8 @@ def _run_train(args: argparse.Namespace) -> int:
         return _train_in_a_group(args, work, device) if "RANK" in os.environ else work(device)
     except KeyboardInterrupt:
         kept = f"saved after step {checkpoints.steps()[-1]}" if checkpoints.steps() else "nothing was saved yet"
-        _tell(f"stopped; {kept}; give the same command to go on")
+        if worker_of()[0] == 0:
+            _tell(f"stopped; {kept}; give the same command to go on")
         raise
 
 
@@ -470,11 +497,13 @@ def _train_pairs(args: argparse.Namespace, checkpoints: Any, device: Any) -> int
     trained.notes["scores"] = scores
     trained.save(args.out)
     checkpoints.clear()
+    drawn = None
     try:
         save_curve(trained, curve)
+        drawn = curve
     except ModuleNotFoundError as error:                             # the model is there, whatever a picture needs
         _tell(f"no picture was drawn: {error}")
-    print(json.dumps({"model": args.out, "epochs": config.epochs} | scores, indent=1))
+    print(json.dumps({"model": args.out, "curve": drawn, "epochs": config.epochs} | scores, indent=1))
     return 0
 
 # %% ../../notebooks/command_line/cli.ipynb #evaluate
@@ -489,7 +518,10 @@ def _run_evaluate(args: argparse.Namespace) -> int:
         raise ValueError("--store writes into a model's file; name it with --model")
     if args.pairs is not None:
         return _evaluate_pairs(args)
-    dictionary, trained = read_cmudict(), TrainedModel.load(PRONOUNCER if args.model is None else args.model)
+    trained = TrainedModel.load(PRONOUNCER if args.model is None else args.model)
+    if "pairs" in trained.notes:
+        raise ValueError(f"{args.model} was trained on pairs, not on the dictionary; name their file with --pairs")
+    dictionary = read_cmudict()
     trained.model.to(find_device(args.device or "cpu"))
     if args.store:
         check_target(args.model)                                     # tried before the long part, not after it
@@ -527,6 +559,7 @@ def _evaluate_pairs(args: argparse.Namespace) -> int:
 
     if args.model is None or args.store:
         raise ValueError("--pairs are scored with a model of your own; name it with --model, and leave out --store")
+    _check_pairs(args.pairs)
     trained = TrainedModel.load(args.model)
     pairs = read_pairs(args.pairs, *ways_of(trained))
     trained.model.to(find_device(args.device or "cpu"))
@@ -534,44 +567,57 @@ def _evaluate_pairs(args: argparse.Namespace) -> int:
     return 0
 
 # %% ../../notebooks/command_line/cli.ipynb #train-options
+def _add_recipe(make: argparse.ArgumentParser) -> None:
+    "The options of `train` whose defaults are the recipe's."
+    group = make.add_argument_group("of the training and the model; the recipe's, unless given")
+    group.add_argument("--epochs", type=int, metavar="N", help="passes over the data; the fewer pairs, the more")
+    group.add_argument("--seed", type=int, metavar="N", help="of weights, order and dropout")
+    group.add_argument("--optimizer", choices=["adamw", "muon"], help="what takes the steps")
+    group.add_argument("--peak-lr", type=float, metavar="RATE", help="the highest learning rate")
+    group.add_argument("--weight-decay", type=float, metavar="SHARE", help="how far a step pulls the weights to 0")
+    spread = "so much of each target's probability is spread over all symbols, lest the model be too sure"
+    group.add_argument("--smoothing", type=float, metavar="SHARE", help=spread)
+    group.add_argument("--letters-per-batch", type=int, metavar="N", help="symbols of sources in a batch")
+    group.add_argument("--d-model", type=int, metavar="N", help="width of the model")
+    group.add_argument("--encoder-layers", type=int, metavar="N", help="layers that read")
+    group.add_argument("--decoder-layers", type=int, metavar="N", help="layers that write")
+    group.add_argument("--n-heads", type=int, metavar="N", help="attention heads of a layer; they divide the width")
+    group.add_argument("--dropout", type=float, metavar="SHARE", help="features left out by chance in training")
+
+
 def _add_train(commands: Any) -> argparse.ArgumentParser:
-    "The options of `train`; what is not given is the recipe's."
-    make = commands.add_parser("train", help="train the model on the CMU Pronouncing Dictionary, or on your own pairs")
+    "The options of `train`."
+    epilog = "example: annotated-decoder train --pairs past.tsv --out past.safetensors --epochs 10"
+    what = "train the model on the CMU Pronouncing Dictionary, or on your own pairs"
+    make = commands.add_parser("train", help=what, description=what, epilog=epilog)
     make.add_argument("--out", required=True, metavar="FILE", help="the safetensors file to write")
     make.add_argument("--pairs", metavar="FILE", help="data of your own: on each line a source, a tab and a target")
     for side in ("source", "target"):
         how = f"how {side}s are cut; tokens if one has white space inside, unless given"
         make.add_argument(f"--{side}", choices=["letters", "tokens"], help=how)
-    make.add_argument("--curve", metavar="FILE", help="where to draw the learning curve; beside the model unless told")
-    make.add_argument("--epochs", type=int, metavar="N", help="passes over the data")
-    make.add_argument("--seed", type=int, metavar="N", help="of weights, order and dropout")
-    make.add_argument("--optimizer", choices=["adamw", "muon"])
-    make.add_argument("--peak-lr", type=float, metavar="RATE", help="the highest learning rate")
-    make.add_argument("--weight-decay", type=float, metavar="SHARE")
-    make.add_argument("--smoothing", type=float, metavar="SHARE", help="of the labels")
-    make.add_argument("--letters-per-batch", type=int, metavar="N", help="symbols of sources in a batch")
-    make.add_argument("--d-model", type=int, metavar="N", help="width of the model")
-    make.add_argument("--encoder-layers", type=int, metavar="N")
-    make.add_argument("--decoder-layers", type=int, metavar="N")
-    make.add_argument("--n-heads", type=int, metavar="N", help="attention heads of a layer; they divide the width")
-    make.add_argument("--dropout", type=float, metavar="SHARE")
-    make.add_argument("--teachers", nargs="+", default=[], metavar="FILE", help="models to learn from, too")
-    make.add_argument("--every", type=int, default=500, metavar="STEPS", help="steps from checkpoint to checkpoint")
+    make.add_argument("--curve", metavar="FILE", help="where to draw the learning curve; beside the model unless given")
+    taught = "models to learn from, too; none unless given"
+    make.add_argument("--teachers", nargs="+", default=[], metavar="FILE", help=taught)
+    every = "steps from checkpoint to checkpoint; %(default)s unless given"
+    make.add_argument("--every", type=int, default=100, metavar="STEPS", help=every)
     make.add_argument("--shard", action="store_true", help="under torchrun: each process holds a part of the model")
-    named = "under torchrun: a process that is silent so long is named"
+    named = "under torchrun: a process that is silent so long is named; %(default)g unless given"
     make.add_argument("--limit", type=float, default=600.0, metavar="SECONDS", help=named)
     make.add_argument("--float32", action="store_true", help="where a processor has no bfloat16; other rounding")
+    _add_recipe(make)
     make.set_defaults(run=_run_train)
     return make
 
-
+# %% ../../notebooks/command_line/cli.ipynb #evaluate-options
 def _add_evaluate(commands: Any) -> argparse.ArgumentParser:
     "The options of `evaluate`."
     check = commands.add_parser("evaluate", help="error rates on what was not trained on")
-    check.add_argument("--model", metavar="FILE", help="the shipped model unless given")
-    check.add_argument("--pairs", metavar="FILE", help="data of your own, for a model of your own")
-    check.add_argument("--beam", type=int, default=1, metavar="WIDTH", help="search with a beam instead of greedily")
-    check.add_argument("--part", choices=["test", "validation"], default="test")
+    check.add_argument("--model", metavar="FILE", help="a model file of your own; the shipped model unless given")
+    check.add_argument("--pairs", metavar="FILE", help="data of your own, for a model that was trained on such")
+    beam = "search with a beam; %(default)s, which is greedy, unless given"
+    check.add_argument("--beam", type=int, default=1, metavar="WIDTH", help=beam)
+    part = "of the words or pairs; %(default)s unless given"
+    check.add_argument("--part", choices=["test", "validation"], default="test", help=part)
     check.add_argument("--store", action="store_true", help="also write the scores into the model's file")
     check.set_defaults(run=_run_evaluate)
     return check
@@ -615,6 +661,8 @@ def _check_translate(args: argparse.Namespace) -> None:
         raise ValueError(f"--beam is {args.beam}; give a number from 1 to 100")
     if not 1 <= args.batch_size <= 10_000:
         raise ValueError(f"--batch-size is {args.batch_size}; give a number from 1 to 10000")
+    if args.model.endswith(".safetensors") and not os.path.exists(args.model):
+        raise ValueError(f"there is no file {args.model}; look at its name")
     _check_bulk(args)
     if args.input is None and sys.stdin is None:
         raise ValueError("there are no lines: standard input is closed; open it")
@@ -796,17 +844,23 @@ def _add_bulk(command: argparse.ArgumentParser) -> None:
 # %% ../../notebooks/command_line/cli.ipynb #translate-options
 def _add_translate(commands: Any) -> argparse.ArgumentParser:
     "The options of `annotated-decoder translate`."
-    text = commands.add_parser("translate", help="lines from standard input through a checkpoint, a line for each")
-    text.add_argument("--model", required=True, metavar="FOLDER_OR_ID", help="a local folder, or an id of the hub")
-    text.add_argument("--beam", type=int, metavar="WIDTH", help="the checkpoint's own unless given; 1 is greedy")
-    text.add_argument("--stream", action="store_true", help="write tokens as they come; greedy")
-    text.add_argument("--prefix", default="", metavar="TEXT", help="put before every line, as T5 and >>code<< want it")
-    text.add_argument("--sentences", action="store_true", help="translate each sentence of a line alone")
-    text.add_argument("--batch-size", type=int, default=16, metavar="N", help="at most so many lines side by side")
-    text.add_argument("--max-length", type=int, metavar="N", help="the most tokens of an answer")
-    text.add_argument("--source-language", metavar="CODE", help="of the lines, for a checkpoint of many languages")
-    text.add_argument("--target-language", metavar="CODE", help="of the answers, such as deu_Latn")
+    text = commands.add_parser("translate", help="lines from standard input through a model, a line for each")
+    model = "a model file of your own, a folder, or an id of the hub"
+    text.add_argument("--model", required=True, metavar="FILE_FOLDER_OR_ID", help=model)
+    beam = "1 is greedy; a checkpoint's own, and 1 for a model of your own, unless given"
+    text.add_argument("--beam", type=int, metavar="WIDTH", help=beam)
+    many = "at most so many lines side by side; %(default)s unless given"
+    text.add_argument("--batch-size", type=int, default=16, metavar="N", help=many)
     _add_bulk(text)
+    theirs = text.add_argument_group("for checkpoints of others")
+    theirs.add_argument("--stream", action="store_true", help="write tokens as they come; greedy")
+    before = "put before every line, as T5 and >>code<< want it"
+    theirs.add_argument("--prefix", default="", metavar="TEXT", help=before)
+    theirs.add_argument("--sentences", action="store_true", help="translate each sentence of a line alone")
+    most = "the most tokens of an answer; the checkpoint's own limit unless given"
+    theirs.add_argument("--max-length", type=int, metavar="N", help=most)
+    theirs.add_argument("--source-language", metavar="CODE", help="of the lines, where the checkpoint knows many")
+    theirs.add_argument("--target-language", metavar="CODE", help="of the answers, such as deu_Latn")
     text.set_defaults(run=_run_translate)
     return text
 
@@ -874,8 +928,8 @@ def _run(output: _Output) -> int:
             return 2
         finally:
             output.flush()                                           # here, where a failure can be told
-    except KeyboardInterrupt:
-        return 130                                                   # as shells count it
+    except KeyboardInterrupt as stop:
+        return 128 + (stop.args or (signal.SIGINT,))[0]              # as shells count it
     except OSError as error:
         _abandon(output.stream)
         if _reader_left(error):                                      # of answers, who reads has read enough

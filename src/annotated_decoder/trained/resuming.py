@@ -43,6 +43,9 @@ def made_of(model: EncoderDecoder, config: TrainingConfig, examples: Sequence[Ex
     return asdict(config) | {f"{side}.{k}": v for side, shape in sides.items() for k, v in shape.items()} | hashes
 
 
+_HASHED = ("examples", "parameters")
+
+
 def check_same(ours: Mapping[str, Any], theirs: Mapping[Any, Any]) -> None:
     "ValueError where a state is made of something else than a run is."
     plain = all(type(each) in (str, int, float, bool, type(None)) for pair in theirs.items() for each in pair)
@@ -50,7 +53,10 @@ def check_same(ours: Mapping[str, Any], theirs: Mapping[Any, Any]) -> None:
         raise ValueError("what the state is made of is written as no training writes it; start anew")
     if other := sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name)):
         pairs = [(name, one_line(theirs.get(name)), ours.get(name)) for name in other[:3]]
-        found = ", ".join(f"{one_line(name)} was {was} and is {now}" for name, was, now in pairs)
+        found = ", ".join(
+            f"the {name} are others" if name in _HASHED else f"{one_line(name)} was {was} and is {now}"
+            for name, was, now in pairs
+        )
         more = f", and {len(other) - 3} more differ" if len(other) > 3 else ""
         raise ValueError(f"this is the state of another training: {found}{more}; give the same, or start anew")
 

@@ -15,13 +15,14 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint import CheckpointException
 from tqdm import tqdm
 
 from ..generation import EncoderDecoder
 from ..scaling_out import gather, load_shards, save_shards, shared, spread
-from .checkpoints import Checkpoints, hold, sweep, telling
+from .checkpoints import Checkpoints, defer_stop, hold, sweep, telling
 from .resuming import TrainingRun, check_same, made_of
 from .whole_files import sync, write_new
 from ..training import Example, Objective, TrainingConfig, loss_of
@@ -89,20 +90,28 @@ def _go_on(checkpoints: Checkpoints, run: TrainingRun, of: dict[str, Any]) -> No
     place = folder / f"step-{newest[0][0]}"
     try:
         if (place / "state.pt").exists():
-            raise ValueError("train_resumably has written it; go on with that, or name another folder")
+            raise ValueError(f"it was begun without torchrun; go on without it, or delete {folder} to begin anew")
         if not (place / "sha256").is_file() or _hashes(place) != (place / "sha256").read_text("utf-8", "replace"):
             raise ValueError("it is damaged; move it away, to go on from the one before or begin anew")
         about = json.loads((place / "about.json").read_bytes())
         check_same(of, about["made_of"])
         load_shards(place, run.model, run.optimizers)
     except (OSError, ValueError, CheckpointException) as error:
-        raise ValueError(f"{place} cannot be gone on from: {error}") from error
+        why = str(error).replace("start anew", f"delete {folder} to begin anew")
+        raise ValueError(f"{place} cannot be gone on from: {why}") from error
     for schedule, state in zip(run.schedules, about["schedules"], strict=True):
         schedule.load_state_dict(state)
     run.losses = about["losses"]
 
 
 # %% ../../../notebooks/trained/together.ipynb #train-together
+def _asked_of_any(asked: Sequence[int]) -> int:
+    "The signal that asked any of the processes to stop, the same on all; 0 where none did."
+    told = torch.tensor(asked[0] if asked else 0, device="cpu")
+    dist.all_reduce(told, dist.ReduceOp.MAX)
+    return int(told)
+
+
 def train_together(
     model: EncoderDecoder, examples: Sequence[Example], config: TrainingConfig, checkpoints: Checkpoints, *,
     how: str = "ddp", objective: Objective = loss_of, progress: bool = True,
@@ -112,6 +121,7 @@ def train_together(
 
     All of them must call it with the same, within `scaling_out.processes`; `how` is "ddp" or "fsdp". A checkpoint is
     written each so many steps, and the newest is gone on from, whatever number of processes wrote it, and in which way.
+    Where one of them gets Ctrl-C or SIGTERM, all write one after that step, and raise KeyboardInterrupt.
     `on_step` gets the run after each step, on each process, before a checkpoint of it is written.
     In the end the model of process 0 has the weights, and is left in evaluation.
     Raises ValueError for the checkpoints of another training, and for a folder in which one is at work; OSError where
@@ -126,13 +136,17 @@ def train_together(
     with hold(checkpoints.folder / "lock") if first else nullcontext():
         _go_on(checkpoints, run, of)
         shown = progress and first
-        with tqdm(total=run.steps, initial=len(run.losses), disable=not shown, mininterval=1) as bar:
+        bar = tqdm(total=run.steps, initial=len(run.losses), disable=not shown, mininterval=1)
+        with bar, defer_stop() as asked:
             for loss in run:
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
                 on_step(run)
-                if len(run.losses) % checkpoints.every == 0 or len(run.losses) == run.steps:
+                stop = _asked_of_any(asked)
+                if stop or len(run.losses) % checkpoints.every == 0 or len(run.losses) == run.steps:
                     _save(checkpoints, run, of)
+                if stop:
+                    raise KeyboardInterrupt(stop)
     weights = gather(run.model)
     if first:
         model.load_state_dict(weights)
