@@ -309,3 +309,15 @@ def test_a_folder_serves_one_training_at_a_time_and_must_be_one(tmp_path):
     with pytest.raises(OSError, match=f"checkpoints cannot be kept in {tmp_path / 'file' / 'under'} "):
         go_on(tmp_path / "file" / "under")
     assert sorted(os.listdir(tmp_path)) == ["file", "lock"]
+
+
+def unlike(folder):
+    with processes(limit=20):
+        trained, config = new_model(), replace(CONFIG, seed=1 + dist.get_rank())
+        train_together(trained.model, examples_of(trained), config, Checkpoints(folder), progress=False)
+
+
+def test_processes_that_were_given_different_things_are_told(tmp_path):
+    group = Group(2, tmp_path / "group", unlike, tmp_path / "kept")
+    assert group.end(within=30) == [1, 1]
+    assert "process 1 was given other seed than process 0; give all the same" in group.said(1)

@@ -104,7 +104,7 @@ def _go_on(checkpoints: Checkpoints, run: TrainingRun, of: dict[str, Any]) -> No
     run.losses = about["losses"]
 
 
-# %% ../../../notebooks/trained/together.ipynb #train-together
+# %% ../../../notebooks/trained/together.ipynb #agreeing
 def _asked_of_any(asked: Sequence[int]) -> int:
     "The signal that asked any of the processes to stop, the same on all; 0 where none did."
     told = torch.tensor(asked[0] if asked else 0, device="cpu")
@@ -112,6 +112,16 @@ def _asked_of_any(asked: Sequence[int]) -> int:
     return int(told)
 
 
+def _check_same_on_all(of: dict[str, Any]) -> None:
+    "ValueError where a process was given something else than process 0."
+    firsts = [of]
+    dist.broadcast_object_list(firsts)
+    if other := sorted(name for name in of if of[name] != firsts[0].get(name)):
+        what = f"process {dist.get_rank()} was given other {', '.join(other[:3])} than process 0"
+        raise ValueError(f"{what}; give all the same, in the same order")
+
+
+# %% ../../../notebooks/trained/together.ipynb #train-together
 def train_together(
     model: EncoderDecoder, examples: Sequence[Example], config: TrainingConfig, checkpoints: Checkpoints, *,
     how: str = "ddp", objective: Objective = loss_of, progress: bool = True,
@@ -123,12 +133,14 @@ def train_together(
     written each so many steps, and the newest is gone on from, whatever number of processes wrote it, and in which way.
     Where one of them gets Ctrl-C or SIGTERM, all write one after that step, and raise KeyboardInterrupt.
     `on_step` gets the run after each step, on each process, before a checkpoint of it is written.
-    In the end the model of process 0 has the weights, and is left in evaluation.
-    Raises ValueError for the checkpoints of another training, and for a folder in which one is at work; OSError where
-    a checkpoint cannot be written. Chapter *Training together*.
+    In the end the model of process 0 has the weights, on the CPU, where it waits meanwhile, and is left in evaluation.
+    Raises ValueError where they are given different things, for the checkpoints of another training, and for a folder
+    in which one is at work; OSError where a checkpoint cannot be written. Chapter *Training together*.
     """
     first, of = dist.get_rank() == 0, made_of(model, config, examples)
-    spread_out: Any = spread(deepcopy(model), how)                  # of a copy: it may be cut up
+    _check_same_on_all(of)
+    device = next(model.parameters()).device
+    spread_out: Any = spread(deepcopy(model.cpu()).to(device), how)    # of a copy: it may be cut up
     run = TrainingRun(spread_out, examples, config, shared(objective))
     with telling(checkpoints.folder):
         checkpoints.folder.mkdir(parents=True, exist_ok=True)
