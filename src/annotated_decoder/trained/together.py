@@ -104,14 +104,14 @@ def _go_on(checkpoints: Checkpoints, run: TrainingRun, of: dict[str, Any]) -> No
     run.losses = about["losses"]
 
 
-# %% ../../../notebooks/trained/together.ipynb #train-together
+# %% ../../../notebooks/trained/together.ipynb #asked-of-any
 def _asked_of_any(asked: Sequence[int]) -> int:
     "The signal that asked any of the processes to stop, the same on all; 0 where none did."
     told = torch.tensor(asked[0] if asked else 0, device="cpu")
     dist.all_reduce(told, dist.ReduceOp.MAX)
     return int(told)
 
-
+# %% ../../../notebooks/trained/together.ipynb #train-together
 def train_together(
     model: EncoderDecoder, examples: Sequence[Example], config: TrainingConfig, checkpoints: Checkpoints, *,
     how: str = "ddp", objective: Objective = loss_of, progress: bool = True,
