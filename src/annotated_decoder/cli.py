@@ -593,7 +593,7 @@ def _add_train(commands: Any) -> argparse.ArgumentParser:
     make.add_argument("--out", required=True, metavar="FILE", help="the safetensors file to write")
     make.add_argument("--pairs", metavar="FILE", help="data of your own: on each line a source, a tab and a target")
     for side in ("source", "target"):
-        how = f"how {side}s are cut; tokens if one has white space inside, unless given"
+        how = f"how {side}s are cut; unless given, tokens if half of the lines have white space there"
         make.add_argument(f"--{side}", choices=["letters", "tokens"], help=how)
     make.add_argument("--curve", metavar="FILE", help="where to draw the learning curve; beside the model unless given")
     taught = "models to learn from, too; none unless given"
