@@ -341,9 +341,9 @@ def test_a_second_of_its_kind_breaks_in_at_once(interruptible, number):
     with pytest.raises(KeyboardInterrupt), defer_stop() as asked:
         for each in (number, other):
             signal.raise_signal(each)
-        assert asked == [number, other]
         signal.raise_signal(number)
         pytest.fail("the second was not heard")
+    assert asked == [number, other]
     assert {each: signal.getsignal(each) for each in USUAL} == USUAL
 
 
