@@ -346,7 +346,7 @@ TARGETS = {    # the arguments, what is told
     "a picture over the data": ("--pairs text --out m --curve ./text", "--curve is ./text, as another file"),
     "a picture over the model": ("--pairs text --out m --curve m", "--curve is m, as another file"),
     "a teacher": ("--out plain --teachers plain", "--out is plain, as another file of this command is"),
-    "another's file": ("--out text", "which is there and is no model file of this book; name another, or delete it"),
+    "another's file": ("--pairs text --out notes", "notes, which is there and is no model file of this book; name another,"),
     "a folder of data": ("--pairs . --out m", "--pairs is ., which is a folder; name a file"),
 }
 
@@ -356,6 +356,7 @@ def test_a_training_replaces_no_file_but_a_model(run, monkeypatch, tmp_path, arg
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text").write_text("ab\tba\n")
     (tmp_path / "link").symlink_to("text")
+    (tmp_path / "notes").write_text("mine")
     small_pronouncer().save("plain")
     before = contents(tmp_path)
     status, out, err = run("train", *arguments.split())
