@@ -346,7 +346,7 @@ TARGETS = {    # the arguments, what is told
     "a picture over the data": ("--pairs text --out m --curve ./text", "--curve is ./text, as another file"),
     "a picture over the model": ("--pairs text --out m --curve m", "--curve is m, as another file"),
     "a teacher": ("--out plain --teachers plain", "--out is plain, as another file of this command is"),
-    "another's file": ("--pairs text --out notes", "notes, which is there and is no model file of this book; name another,"),
+    "another's file": ("--pairs text --out notes", "notes, which is there and is no model file of this book; name"),
     "a folder of data": ("--pairs . --out m", "--pairs is ., which is a folder; name a file"),
 }
 
