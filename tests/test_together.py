@@ -96,7 +96,7 @@ OTHERS = [((2, "ddp"), (3, "fsdp")), ((3, "fsdp"), (1, "ddp")), ((2, "fsdp"), (1
 @pytest.mark.parametrize("first, then", OTHERS)
 def test_killed_it_goes_on_with_any_number_and_in_any_way(tmp_path, first, then):
     group = Group(first[0], tmp_path / "said", work, tmp_path / "folder", tmp_path, first[1], (first[0] - 1, 7))
-    assert group.end(0)[0] == 1 and group.said(0).strip().endswith("start the same again")
+    assert group.end(0)[0] == 1 and group.said(0).strip().endswith("if it left one, and start again")
     assert Checkpoints(tmp_path / "folder").steps() == [3, 6]
     Group(then[0], tmp_path / "again", work, tmp_path / "folder", tmp_path, then[1]).succeed()
     assert Checkpoints(tmp_path / "folder").steps() == [12, 15]
