@@ -4,8 +4,8 @@ The wheel is built from the source archive and installed into an environment of 
 nothing else; only torch is shared with `.venv`, because of its size, unless `--python` is of another version, or
 `--versions` asks for the least that the package allows, or for the newest there are.
 First the package is used without the notebooks' extra; then each notebook runs in a folder that holds nothing but
-itself, with two threads and the plainest of torch's kernels (ATEN_CPU_CAPABILITY=default), and what it prints must
-agree with what is stored.
+itself, with two threads and the plainest kernels of torch (ATEN_CPU_CAPABILITY) and of MKL (MKL_CBWR), and what it
+prints must agree with what is stored.
 """
 
 import argparse
@@ -94,7 +94,8 @@ def run_alone(names: list[str]) -> int:
     "Strict nbval on each notebook in a folder of its own; its exit status."
     kernel = HOME / "share" / "jupyter" / "kernels" / "alone"
     kernel.mkdir(parents=True, exist_ok=True)
-    settings = {"ATEN_CPU_CAPABILITY": "default", "OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
+    plainest = {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE"}
+    settings = plainest | {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE"}
     argv = [str(PYTHON), "-Xfrozen_modules=off", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     spec = {"argv": argv, "display_name": "alone", "language": "python", "env": settings}
     (kernel / "kernel.json").write_text(json.dumps(spec))
