@@ -21,7 +21,8 @@ import torch.distributed as dist
 from annotated_decoder.encoder_outputs import END
 from annotated_decoder.pronunciation.dictionary import read_cmudict, split_of
 from annotated_decoder.pronunciation.recipe import RECIPE, machine, new_pronouncer
-from annotated_decoder.scaling_out import processes, shared, spread
+from annotated_decoder.scaling_out import shared, spread
+from annotated_decoder.trained.meeting import processes
 from annotated_decoder.training import Batch, Example, batches, optimizers_for, take_gradient
 
 HERE = Path(__file__).parent

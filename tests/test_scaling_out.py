@@ -1,8 +1,4 @@
-"""However many processes share a batch, their step is the whole batch's; and whoever is missing is named."""
-
-import os
-import signal
-import time
+"""However many processes share a batch, their step is the whole batch's."""
 
 import pytest
 import torch
@@ -18,13 +14,13 @@ from annotated_decoder.scaling_out import (
     activation_bytes,
     gather,
     load_shards,
-    processes,
     save_shards,
     share_of,
     shared,
     spread,
     training_bytes,
 )
+from annotated_decoder.trained.meeting import processes
 from annotated_decoder.training import Example, TrainingConfig, collate, loss_of, optimizers_for, train
 
 ONE_LONG = [1, 1, 2, 1, 9, 1, 3, 1, 1, 2, 1]    # target lengths, very unequal
@@ -167,59 +163,6 @@ def test_real_processes_end_at_the_weights_of_one(tmp_path, monkeypatch):
     assert torch.load(tmp_path / "read-1.pt") == {}
     for name, tensor in torch.load(tmp_path / "read-0.pt").items():
         assert torch.equal(tensor, weights[name])    # sharded when written, whole when read
-
-
-def in_step(place):
-    "A group of two whose process `place[0]` does `place[1]` in its third step."
-    who, what = place
-
-    def objective(model, batch, config, step):
-        if (dist.get_rank(), step // 2) == (who, 2):
-            what()
-        return loss_of(model, batch, config, step)
-
-    with processes(limit=3):
-        train(spread(new_model()), EXAMPLES, TrainingConfig(), progress=False, objective=shared(objective))
-
-
-def stall():
-    time.sleep(60)
-
-
-def be_killed():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def fail():
-    raise ValueError("what this process has to say")
-
-
-def test_who_is_missing_is_named_within_the_limit(tmp_path):
-    silent = "has given no sign for 3 seconds; start the same again"
-    ended = "has ended; see its own message, if it left one, and start again"
-    cases = [(0, stall), (1, stall), (1, be_killed), (0, fail)]
-    groups = [Group(2, tmp_path / f"{who}-{what.__name__}", in_step, (who, what)) for who, what in cases[:2]]
-    for number, (who, what) in enumerate(cases):
-        group = groups[number] if number < 2 else Group(2, tmp_path / what.__name__, in_step, (who, what))
-        statuses = group.end(1 - who, within=30)
-        assert statuses[1 - who] == 1, (who, what, statuses)
-        last = group.said(1 - who).strip().splitlines()[-1]
-        assert last == f"ConnectionError: process {who} {silent if what is stall else ended}"
-        if what is fail:
-            assert group.said(who).strip().endswith("ValueError: what this process has to say")
-
-
-def test_a_group_of_one_needs_no_torchrun_and_is_left_behind_by_nothing(monkeypatch):
-    monkeypatch.delenv("RANK", raising=False)
-    for error in (None, ValueError("mine"), RuntimeError("mine too")):
-        try:
-            with processes() as place:
-                assert (place, dist.get_rank(), dist.get_world_size()) == (torch.device("cpu"), 0, 1)
-                if error:
-                    raise error
-        except (ValueError, RuntimeError) as found:
-            assert found is error    # what is not about the group stays as it is
-        assert not dist.is_initialized()
 
 
 def test_what_training_holds_is_counted_as_it_is():

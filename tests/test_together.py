@@ -16,9 +16,10 @@ import torch.distributed as dist
 from group import Group
 from speller import examples_of, small_pronouncer
 
-from annotated_decoder.scaling_out import processes, save_shards
+from annotated_decoder.scaling_out import save_shards
 from annotated_decoder.trained import together
 from annotated_decoder.trained.checkpoints import Checkpoints, hold, train_resumably
+from annotated_decoder.trained.meeting import processes
 from annotated_decoder.trained.resuming import TrainingRun
 from annotated_decoder.trained.together import train_together
 from annotated_decoder.training import TrainingConfig, loss_of, train

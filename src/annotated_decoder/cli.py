@@ -436,7 +436,7 @@ def _tell_of(checkpoints: Any) -> None:
 # %% ../../notebooks/command_line/cli.ipynb #train-in-a-group
 def _train_in_a_group(args: argparse.Namespace, work: Callable[[Any], int], device: Any) -> int:
     "One process's part of a training, among those that torchrun has started."
-    from annotated_decoder.scaling_out import processes
+    from annotated_decoder.trained.meeting import processes
 
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"--device is {args.device}; several processes compute on cpu or cuda")

@@ -129,7 +129,7 @@ def train_together(
 ) -> list[float]:    # fmt: skip
     """Take a training that several processes share to its end; return each step's loss.
 
-    All of them must call it with the same, within `scaling_out.processes`; `how` is "ddp" or "fsdp". A checkpoint is
+    All of them must call it with the same, within `processes`; `how` is "ddp" or "fsdp". A checkpoint is
     written each so many steps, and the newest is gone on from, whatever number of processes wrote it, and in which way.
     Where one of them gets Ctrl-C or SIGTERM, all write one after that step, and raise KeyboardInterrupt.
     `on_step` gets the run after each step, on each process, before a checkpoint of it is written.
