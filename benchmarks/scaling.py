@@ -2,8 +2,8 @@
 
 `python benchmarks/scaling.py` compares one process with two, with DDP and with FSDP, on the processor;
 `--device cuda` gives each process a card, `--processes 1 2 4 8` compares more. With `--save` it writes `scaling.json`
-beside itself. On the processor each process has one thread, and one process with as many threads as there are processes
-is the rival that a reader has already.
+into the package, where the chapter *More than one machine* draws it. On the processor each process has one thread,
+and one process with as many threads as there are processes is the rival that a reader has already.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from annotated_decoder.scaling_out import shared, spread
 from annotated_decoder.trained.meeting import processes
 from annotated_decoder.training import Batch, Example, batches, optimizers_for, take_gradient
 
-HERE = Path(__file__).parent
+STORED = Path(__file__).parents[1] / "src" / "annotated_decoder" / "teaching" / "scaling.json"
 WARM = 3    # steps before the clock starts
 
 
@@ -87,11 +87,13 @@ def main() -> None:
             rates[name].append(rate(asked, world, how, threads))
     base = rates[f"ddp, {min(asked.processes)}"]
     ratios = {name: statistics.median(a / b for a, b in zip(found, base)) for name, found in rates.items()}
-    place = torch.cuda.get_device_name() if asked.device == "cuda" else machine()
+    place = machine()
+    if asked.device == "cuda":
+        place = f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
     found = {"machine": place, "letters": asked.letters, "sounds a second": rates, "times the first": ratios}
     print(json.dumps(found, indent=1))
     if asked.save:
-        (HERE / "scaling.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        STORED.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
