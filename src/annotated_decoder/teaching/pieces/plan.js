@@ -23,7 +23,7 @@ const scale = el("p", { class: "scale", "aria-hidden": "true" },
 const body = el("tbody"), takes = el("div"), asks = el("div");
 
 const fits = ([, , , , left, times]) => {
-  if (left > 0) return `It fits, and leaves ${gb(left)}`;
+  if (left > 0) return `It fits, and leaves ${gb(left)} for activations`;
   return left < 0 ? `It does not fit: ${number(times)} times its ${memory} GB` : "The card is full, with no room left";
 };
 const fact = (box, title, answer, why) => box.replaceChildren(
