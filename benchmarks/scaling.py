@@ -37,7 +37,7 @@ def work(device: str, how: str, steps: int, letters: int) -> None:
     examples = [Example([*source, END], target) for source, target in sides]
     order = batches(examples, letters, torch.Generator().manual_seed(1))
     with processes(device) as place:
-        model, given = spread(trained.model.to(place), how), [next(order) for _ in range(WARM + steps)]
+        model, given = spread(trained.model.to(place), how, RECIPE.bfloat16), [next(order) for _ in range(WARM + steps)]
         optimizers = optimizers_for(model, RECIPE)
         for step, batch in enumerate(given):
             if step == WARM:

@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from .generation import EncoderDecoder
@@ -36,7 +36,7 @@ from .training import Batch, Objective, TrainingConfig, loss_of
 def activation_bytes(module: nn.Module, compute: Callable[[], Tensor]) -> int:
     """Bytes that `compute` keeps for the backward pass, without the module's weights.
 
-    On the device "meta" they are counted without taking memory.
+    Under torch's FakeTensorMode they are counted without taking memory.
     Chapter *More than one machine*.
     """
     own = [*module.parameters(), *module.buffers()]
@@ -57,7 +57,7 @@ def activation_bytes(module: nn.Module, compute: Callable[[], Tensor]) -> int:
 
 # %% ../../notebooks/19_scaling_out.ipynb #training-bytes
 def training_bytes(model: EncoderDecoder, batch: Batch) -> dict[str, int]:
-    """What a step of training with AdamW holds when its loss is there, in bytes.
+    """What a step of training with AdamW holds, in bytes, by what it is for.
 
     Chapter *More than one machine*; Rajbhandari et al. 2020, section 3.
     """
@@ -111,24 +111,29 @@ def shared(objective: Objective = loss_of) -> Objective:
 WAYS = ("ddp", "fsdp")
 
 
-def spread(model: EncoderDecoder, how: str = "ddp") -> nn.Module:
+def spread(
+    model: EncoderDecoder, how: str = "ddp", bfloat16: bool = False
+) -> nn.Module:
     """The model as the processes train it together, on the device where it is.
 
     "ddp": each holds all of it. "fsdp": each holds a part of every weight, and a
-    layer is whole only while it computes; the model is changed in place.
-    Raises ValueError for another word.
+    layer is whole only near its turn, in bfloat16 if asked; the model is changed
+    in place. Raises ValueError for another word.
     Chapter *More than one machine*; Li et al. 2020, Zhao et al. 2023.
     """
     if how not in WAYS:
         raise ValueError(f"how is {how!r}; give 'ddp' or 'fsdp'")
-    if how == "ddp":
-        return DistributedDataParallel(model)
+    if how == "ddp":    # gradients lie in the buckets, not beside them
+        return DistributedDataParallel(model, gradient_as_bucket_view=True)
     device = next(model.parameters()).device.type
     mesh = init_device_mesh(device, (dist.get_world_size(),))
+    halves = (torch.bfloat16, torch.float32) if bfloat16 else ()    # gather, add
+    cut: Any = {"mesh": mesh, "mp_policy": MixedPrecisionPolicy(*halves)}
     for layer in (*model.encoder.layers, *model.decoder.layers):
-        fully_shard(layer, mesh=mesh)
-    fully_shard(model, mesh=mesh, reshard_after_forward=True)    # as layers are
+        fully_shard(layer, **cut)
+    fully_shard(model, reshard_after_forward=True, **cut)    # as layers are
     return model
+
 
 # %% ../../notebooks/19_scaling_out.ipynb #shards
 Optimizers = Sequence[torch.optim.Optimizer]

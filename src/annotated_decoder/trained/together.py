@@ -140,7 +140,7 @@ def train_together(
     first, of = dist.get_rank() == 0, made_of(model, config, examples)
     _check_same_on_all(of)
     device = next(model.parameters()).device
-    spread_out: Any = spread(deepcopy(model.cpu()).to(device), how)    # of a copy: it may be cut up
+    spread_out: Any = spread(deepcopy(model.cpu()).to(device), how, config.bfloat16)    # a copy: it may be cut
     run = TrainingRun(spread_out, examples, config, shared(objective))
     with telling(checkpoints.folder):
         checkpoints.folder.mkdir(parents=True, exist_ok=True)
