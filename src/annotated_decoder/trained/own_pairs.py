@@ -34,7 +34,7 @@ from ..pretrained.translating import Translation
 from .checkpoints import Checkpoints, train_resumably
 from .edits import nearest_edits
 from .in_numpy import check_readable
-from .model_file import TrainedModel
+from .model_file import TrainedModel, describe
 from .resuming import TrainingRun
 from .together import train_together
 from .whole_files import check_target, replace_file
@@ -97,7 +97,8 @@ class Pairs:
 
 # %% ../../../notebooks/trained/own_pairs.ipynb #columns
 _MOST = 1_000    # symbols of a side: attention takes memory by the square of it
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")    # those of Unicode, and two that end lines
+_LONGEST = 100    # characters of a symbol, in a model's file
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")    # also what ends lines or turns directions
 
 
 def _columns(line: bytes) -> list[str]:
@@ -123,6 +124,8 @@ def _symbols(side: str, column: str, way: str) -> Source:
     found = cut(column, way)
     if len(found) > _MOST:
         raise ValueError(f"the {side} {column[:60]!r}… has {len(found):,} symbols; shorten it to {_MOST:,}")
+    if long := [symbol for symbol in found if len(symbol) > _LONGEST]:
+        raise ValueError(f"the {side} has {long[0][:60]!r}…, of {len(long[0]):,} letters; shorten it to {_LONGEST}")
     if special := [symbol for symbol in found if symbol in Vocabulary.SPECIAL]:
         raise ValueError(f"the {side} has {special[0]!r}, which every vocabulary has for itself; write it otherwise")
     return found
@@ -294,12 +297,13 @@ def train_pairs(
     it, None where that was not measured. `config` is `recipe_for(pairs)` unless given, `shape` that of `new_model`.
     With `checkpoints` the training can be stopped at any moment and gone on with by the same call. Several processes
     that are `together` "ddp" or "fsdp" share it, and the first has the model. It is handed back on the processor.
-    Raises ValueError where a part is empty, and what `train_resumably` and `train_together` raise.
-    Chapter *Your own pairs*.
+    Raises ValueError where a part is empty or no file could hold the model, and what `train_resumably` and
+    `train_together` raise. Chapter *Your own pairs*.
     """
     config = config or recipe_for(pairs)
     parts = {name: pairs.part(name) for name in PARTS}
     trained = model_for(pairs, config.seed, **shape)
+    describe(trained)                                               # what no file can hold is refused now
     trained.model.to(device)
     examples, held_out = (examples_of(trained, parts[name]) for name in ("training", "validation"))
     with sdpa_kernel([SDPBackend.MATH]), TemporaryDirectory() as folder:
