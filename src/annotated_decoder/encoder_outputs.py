@@ -32,7 +32,7 @@ def _check_symbols(symbols, special):
 
 
 def _check_known(symbols, ids):
-    if unknown := sorted({*symbols} - ids.keys()):
+    if unknown := sorted({*symbols}.difference(ids)):    # which looks each up
         known = repr(" ".join([*ids][3:203]))[1:-1]    # what would steer a terminal is escaped
         has = f"this vocabulary has {known[:300]}{' …' if len(ids) > 203 or len(known) > 300 else ''}"
         raise ValueError(f"unknown symbols {shortened(unknown)}; {has}")
