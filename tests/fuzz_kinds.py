@@ -1,8 +1,11 @@
 """The kinds of input that `fuzz.py` tries: what works, how it is damaged, and how it is used."""
 
+import bz2
+import gzip
 import hashlib
 import io
 import json
+import lzma
 import os
 import re
 import shutil
@@ -115,6 +118,21 @@ def make_command(folder, name):
     (folder / "given.json").write_text(json.dumps([["pronounce", "cat"], ""]))
 
 
+def make_pairs(folder, name):
+    from speller import small_pronouncer
+
+    words = [a + b + c for a in "abcd" for b in "abcd" for c in ("", "a", "d")]
+    text = "".join(f"{word}\t{' '.join(word[::-1])}\n" for word in words)
+    if name == "pairs.tokens":    # with a mark, ends of another system, empty lines, two answers, é in both its forms
+        lines = [f"{a} un \u00e9t\u00e9 {b}\tein {b} e\u0301t {a}" for a in words[:9] for b in words[:9]]
+        text = "\ufeff" + "\r\n\r\n".join([*lines, lines[0] + "!", *lines[:3]])
+    (folder / "pairs").write_bytes(text.encode())
+    (folder / "given.json").write_text("[]")
+    model = small_pronouncer(d_model=8, d_ff=8)
+    model.notes["pairs"] = {"source": "letters", "target": "tokens"}
+    model.save(folder / "model")
+
+
 def make_data(folder, name):
     import numpy as np
     import soundfile
@@ -127,7 +145,7 @@ def make_data(folder, name):
 
 MAKE = {
     "model": make_model, "pieces": make_pieces, "onnx": make_onnx, "state": make_state, "command": make_command,
-    "data": make_data, "": make_checkpoint,
+    "data": make_data, "pairs": make_pairs, "": make_checkpoint,
 }    # fmt: skip
 
 
@@ -215,6 +233,66 @@ def json_like(value):
     if isinstance(value, dict):
         return {key: json_like(each) for key, each in value.items()}
     return [json_like(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def damage_pairs(rng, folder):
+    "Bytes, lines, columns, another encoding, or no file at all; in some cases cut otherwise than it asks for."
+    path, dice = folder / "pairs", rng.random()
+    if rng.random() < 0.3:
+        ways = [rng.choice(["--source", "--target"]), rng.choice(["letters", "tokens"])]
+        (folder / "given.json").write_text(json.dumps(ways))
+    if dice < 0.2:
+        path.write_bytes(damage_bytes(rng, path.read_bytes()))
+    elif dice < 0.35:
+        path.write_bytes(rng.choice(ENCODINGS)(path.read_text("utf-8")))
+    elif dice < 0.4:
+        path.unlink()
+        rng.choice([lambda: None, path.mkdir, lambda: os.mkfifo(path), lambda: path.symlink_to("none"),
+                    lambda: path.symlink_to("/dev/zero"), lambda: path.symlink_to("pairs"), path.touch])()
+    else:
+        lines = path.read_bytes().decode().split("\n")
+        for _ in range(rng.choice([1, 1, 2, 4])):
+            lines = damage_lines(rng, lines)
+        path.write_bytes("\n".join(lines).encode("utf-8", "surrogatepass"))
+
+
+ENCODINGS = [
+    *(lambda text, form=form: text.encode(form, "replace")
+      for form in ("latin-1", "cp1252", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-7", "shift_jis")),
+    *(lambda text, pack=pack: pack(text.encode()) for pack in (gzip.compress, bz2.compress, lzma.compress)),
+    lambda text: b"\xef\xbb\xbf" * 2 + text.encode(), lambda text: text.replace("\n", "\r").encode(),
+]    # fmt: skip
+
+
+def damage_lines(rng, lines):
+    "Lines gone, doubled, contradicted; columns gone, doubled, exchanged, of anything; very long; very many symbols."
+    lines, many = [*lines], rng.choice([1, 2, 20, 300, 300, 20_000])
+    at = rng.randrange(len(lines) + 1)
+    one, _, other = rng.choice(lines or [""]).partition("\t")
+    long, wide = rng.choice([7, 999, 1_000, 1_001, 10**6]), range(0x4E00, 0x4E00 + rng.choice([30, 1_000, 20_000]))
+    far = rng.choice([1, 40, 1_000])    # this many symbols to a line, of an alphabet of up to a million
+    act = rng.randrange(9)
+    if act == 0:
+        return lines[:at]
+    if act == 1:
+        return [line for line in lines if rng.random() < rng.choice([0.05, 0.5, 0.9])]
+    if act == 2:
+        return rng.choice([[rng.choice(lines or [""])[:999]] * many, (lines * rng.choice([2, 20]))[:20_000]])
+    if act == 3:
+        new = [f"{one[:9]}\t{rng.choice(lines or ['x'])[:9].strip()}{i}" for i in range(many)]
+    elif act == 4:
+        new = ["", "\t", one, f"{one}\t", f"\t{other}", f"{one}\t{other}\t{one}", f"{other}\t{one}", "# a"]
+        new = [rng.choice(new)]
+    elif act == 5:
+        new = [rng.choice([f"{wild_text(rng)}\t{other}", f"{one}\t{wild_text(rng)}", wild_text(rng)])]
+    elif act == 6:
+        new = [rng.choice([f"{'ab' * long}\t{other}", f"{one}\t{'a ' * long}", f"{one}\t{'a' * long}", "a" * long])]
+    elif act == 7:
+        new = [rng.choice([f"{chr(i)}\ta", f"a{i}\t{chr(i)}", f"a {i}\tb {i}"]) for i in wide[: len(lines) * 9]]
+    else:
+        kinds = rng.choice([1_000, 10_000, 10_000, 10**6])
+        new = [f"{one[:9]}{i}\t{' '.join(map(str, range(i, i + far)))}" for i in range(0, kinds, far)][:2_000]
+    return lines[:at] + new + lines[at:]
 
 
 OPTIONS = {
@@ -322,9 +400,17 @@ def use_command(folder):
     recipe.train_pronouncer, recipe.fit_temperature = lambda *_, **options: small_pronouncer(), lambda *_: None
     cli.read_cmudict = lambda: listed
     arguments, given = json.loads((folder / "given.json").read_text())
+    if ask_command(folder, arguments, given.encode("latin-1")) == 0 and arguments[0] == "train":
+        shutil.rmtree(folder)    # and the file that was asked for
+
+
+def ask_command(folder, arguments, given=b""):
+    "The exit status of the command in this folder; Fault where what it says is unclear."
+    from annotated_decoder import cli
+
     os.chdir(folder)
     out, err, kept = io.BytesIO(), io.BytesIO(), (sys.stdin, sys.stdout, sys.stderr, sys.argv)
-    sys.stdin = io.TextIOWrapper(io.BytesIO(given.encode("latin-1")), "utf-8")
+    sys.stdin = io.TextIOWrapper(io.BytesIO(given), "utf-8")
     sys.stdout, sys.stderr = Screen(out, "utf-8", newline=""), io.TextIOWrapper(err, "utf-8", newline="")
     sys.argv = ["annotated-decoder", *arguments]
     try:
@@ -337,14 +423,65 @@ def use_command(folder):
         sys.stdin, sys.stdout, sys.stderr, sys.argv = kept
     if found := STEERING.search(answers.replace("\r\n", "").replace("\n", "")):
         raise Fault(f"{found[0]!r} stands in the output {answers[:200]!r}")
-    for line in re.sub(r"\r[^\r\n]*it/s\]", "", told).split("\n")[:-1]:    # without bars of progress
+    for line in re.sub(r"\r[^\r\n]*(it/s|s/it)[^\r\n]*\] *", "", told).split("\n")[:-1]:    # without bars of progress
         if not line:
             continue
         check_sentence(line)
     if status not in (0, 1, 2) or (status and not told):
         raise Fault(f"the exit status is {status}, and it said {told!r}")
-    if status == 0 and arguments[0] == "train":
-        shutil.rmtree(folder)    # and the file that was asked for
+    return status
+
+
+def use_pairs(folder):
+    "What the command does with them, in a model as small as can be; of many, or long ones, a step alone."
+    from annotated_decoder.trained import own_pairs
+    from annotated_decoder.trained.model_file import TrainedModel
+
+    ways = json.loads((folder / "given.json").read_text())
+    is_small = read_small(folder / "pairs", ways)
+    tiny = "--d-model 4 --n-heads 1 --encoder-layers 1 --decoder-layers 1 --epochs 1 --letters-per-batch 200".split()
+    train = ["train", "--pairs", "pairs", "--out", "made", *ways, *tiny]
+    score = ["evaluate", "--pairs", "pairs", "--model"]
+    for arguments in ([*score, "model"], train, [*score, "made"]) if is_small else ():
+        failed = ask_command(folder, arguments)
+        if (failed and (telling.nothing or arguments[-1] == "made")) or (failed and (folder / "made").exists()):
+            raise Fault(f"{arguments} ended with status {failed}, with {os.listdir(folder)} there")
+        if failed:
+            return
+    if (folder / "made").exists():
+        with telling():
+            lines = ["ab", "☃ \u202e a1", (folder / "pairs").read_text("utf-8").split("\t")[0]]
+            for answer in own_pairs.answer_lines(TrainedModel.load(folder / "made"), lines):
+                if isinstance(answer, ValueError):
+                    check_sentence(str(answer))
+        for name in ("made", "made.png"):
+            (folder / name).unlink()
+
+
+def read_small(path, ways):
+    "Whether there are few short pairs, or none; of others the largest batch is tried. Fault where no line is named."
+    from annotated_decoder.trained import own_pairs
+    from annotated_decoder.trained.resuming import TrainingRun
+    from annotated_decoder.training import TrainingConfig, epoch_batches
+
+    with telling():
+        asked = {name.strip("-"): way for name, way in zip(ways[::2], ways[1::2])}
+        try:
+            pairs = own_pairs.read_pairs(path, **asked)
+        except ValueError as error:
+            if not re.search(r"pairs, line \d+: |pairs is no file; |pairs has no pairs; ", str(error)):
+                raise Fault(f"no line is named: {error}") from error
+            raise
+        sides = [side for one, right in pairs.listed.items() for side in (one, *right)]
+        if len(sides) < 1_000 and max(map(len, sides)) < 60 and len({s for side in sides for s in side}) < 2_000:
+            return True
+        config = TrainingConfig(epochs=1, letters_per_batch=200)
+        trained = own_pairs.model_for(pairs, d_model=4, n_heads=1, encoder_layers=1, decoder_layers=1)
+        examples = own_pairs.examples_of(trained, pairs.part("training"))
+        largest = max(epoch_batches(examples, config, 0), key=lambda batch: batch.source.numel() + batch.inputs.numel())
+        TrainingRun(trained.model, examples, config).take_step(largest)
+        return False
+    return True    # the command refuses it, too
 
 
 def use_data(folder):
@@ -382,6 +519,7 @@ KINDS = {
     "onnx": Kind(("onnx",), damage_onnx, use_onnx),
     "state": Kind(("state",), damage_state, use_state),
     "command": Kind(("command",), wild_command, use_command),
+    "pairs": Kind(("pairs.letters", "pairs.tokens"), damage_pairs, use_pairs),
     "data": Kind(("data",), either(*[damage_file("text", *SOUNDS)] * 6, write_words), use_data),
 }    # fmt: skip
 

@@ -87,6 +87,16 @@ def test_a_vocabulary_says_what_is_wrong_with_it():
     assert str(refused.value) == "unknown symbols ['a']; this vocabulary has x y z"
 
 
+def test_a_large_vocabulary_is_told_in_part_and_nothing_steers():
+    many = Vocabulary.of(["\u200f", *(f"{i}{'x' * 90}" for i in range(1_000))])
+    with pytest.raises(ValueError) as refused:
+        many.encode([f"{i}\u202e" * 50 for i in range(99)])
+    said = str(refused.value)
+    assert len(said) < 700 and said.endswith(" …") and said.isprintable()
+    with pytest.raises(ValueError, match=r"this vocabulary has \\u200f$"):
+        Vocabulary.of(["\u200f"]).encode("x")
+
+
 def test_a_vocabulary_is_frozen():
     with pytest.raises(AttributeError):
         Vocabulary.of("xyz").symbols = ()

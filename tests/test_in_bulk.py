@@ -348,6 +348,25 @@ def test_a_stream_that_was_read_in_part_is_not_taken_for_all(place, monkeypatch)
     assert os.listdir(place[1].parent) == []
 
 
+def test_who_waits_for_a_copy_that_nobody_makes_is_told_and_a_slow_copy_is_waited_for(place, monkeypatch):
+    part, slept = place[1].with_name("out.chunks-abcd.part"), []
+    monkeypatch.setattr(in_bulk, "_PATIENCE", 0)
+
+    def sleep(seconds):
+        slept.append(seconds)
+        if len(slept) == 3:
+            part.rmdir()
+            assert bulk((io.BytesIO(LINES.encode()), place[1]), 0, 2) == Bulk(0, [1])
+
+    monkeypatch.setattr(in_bulk.time, "sleep", sleep)
+    part.mkdir(parents=True)
+    assert bulk((io.BytesIO(b""), place[1]), 1, 2) == Bulk(4, []) and len(slept) == 3
+    other = place[1].with_name("other")
+    with pytest.raises(ValueError, match="rank 0 makes no copy of standard input beside .*other; start it too"):
+        bulk((io.BytesIO(b""), other), 1, 2)
+    assert not list(other.parent.glob("other*"))
+
+
 # The command
 
 

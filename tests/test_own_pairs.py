@@ -62,6 +62,8 @@ REFUSED = {  # the lines, what is said of them
     "another encoding": (b"a\tb\nc\xe9\tb", r"line 2: byte 2 of b'c\xe9\tb' is no UTF-8; store the file as UTF-8"),
     "UTF-16": ("a\tb\n".encode("utf-16"), r"line 1: byte 1 of b'\xff\xfea\x00\t\x00b\x00' is no UTF-8"),
     "a control character": (b"a\tb\nc\x00d\tb", r"line 2: the source 'c\x00d' has the control character '\x00'"),
+    "a turn of direction": ("a\tb\u202ec".encode(), r"line 1: the target 'b\u202ec' has the control"),
+    "a long token": (b"a\tb c\na\tb " + b"c" * 101, "line 2: the target has 'cccc"),
     "a special symbol": (b"a\tb c\na\t<s> b", "line 2: the target has '<s>', which every vocabulary has for itself"),
     "too long": (b"a\tb\n" + b"a" * 1_001 + b"\tb", "has 1,001 symbols; shorten it to 1,000"),
     "nothing": (b"\n\r\n", "has no pairs; write a source, a tab and a target on each line"),
@@ -78,8 +80,10 @@ def test_a_line_that_is_no_pair_is_refused_with_its_number_and_a_remedy(tmp_path
 
 
 def test_what_is_no_file_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="is no file"):
-        read_pairs(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(ValueError, match="is no file; name one, with a source, a tab and a target on each line"):
+            read_pairs(path)
     with pytest.raises(OSError, match="look at its name"):
         read_pairs(tmp_path / "none")
     with pytest.raises(ValueError, match="'words' is no way to cut a column; give 'letters' or 'tokens'"):
@@ -270,6 +274,22 @@ def test_the_curve_has_the_mean_of_each_epochs_losses(turned):
     assert [row[0] for row in curve] == [n, 2 * n, 3 * n]
     assert [row[1] for row in curve] == pytest.approx(means, rel=1e-4)
     assert curve[-1][2] == pytest.approx(held_out_loss(trained.model, held_out, CONFIG), rel=1e-5)
+
+
+def test_a_model_that_no_file_could_hold_is_refused_before_it_is_trained(turned, monkeypatch):
+    monkeypatch.setattr(own_pairs, "examples_of", lambda *_: pytest.fail("it goes on"))
+    with pytest.raises(ValueError, match="max_len is 20000, and 16,384 can be believed; such a model cannot be stored"):
+        train_pairs(read_pairs(turned), CONFIG, progress=False, **TINY, max_len=20_000)
+
+
+def test_more_symbols_than_a_side_may_have_are_refused_with_their_number():
+    def untrained(n):
+        names = {"a": [(f"{i}",) for i in range(n)]}
+        return model_for(Pairs(names, "letters", "tokens", "many.tsv", ""), **TINY)
+
+    assert part_for("a") == "training" and len(untrained(50_000).target) == 50_003
+    with pytest.raises(ValueError, match="many.tsv has 50,001 different symbols in its targets, and 50,000 are"):
+        untrained(50_001)
 
 
 def test_the_recipe_takes_more_epochs_of_few_pairs_than_of_many():

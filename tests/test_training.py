@@ -38,12 +38,19 @@ def test_the_decoder_reads_what_it_said_one_step_before(examples):
 def test_an_epoch_has_every_example_once_in_batches_of_the_size(examples, letters, seed):
     found = Counter()
     for batch in batches(examples, letters, torch.Generator().manual_seed(seed)):
-        assert batch.source.numel() <= letters or len(batch.source) == 1
+        within = batch.source.numel() <= letters and batch.targets.numel() <= 10 * letters
+        assert within or len(batch.source) == 1
         for source, real, said, spoken in zip(
             batch.source, batch.source_mask, batch.targets, batch.target_mask, strict=True
         ):
             found[tuple(source[real].tolist()), tuple(said[spoken].tolist())] += 1
     assert found == Counter((tuple(e.source), (*e.target, END)) for e in examples)
+
+
+def test_a_long_target_counts_for_the_shorter_ones_beside_it():
+    examples = [Example([3, END], [3] * 89), *[Example([3, 4, END], [3]) for _ in range(5)]]
+    found = [tuple(batch.targets.shape) for batch in batches(examples, 20, torch.Generator())]
+    assert sorted(found) == [(2, 90), (4, 2)]
 
 
 def test_the_order_is_the_generators_and_another_each_epoch():

@@ -10,7 +10,9 @@ __all__ = ['PAD', 'START', 'END', 'Vocabulary', 'pad']
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import takewhile
+from reprlib import repr as shortened
 from typing import ClassVar
 
 import torch
@@ -29,10 +31,11 @@ def _check_symbols(symbols, special):
         raise ValueError(f"give strings, each of them once; wrong are {wrong}")
 
 
-def _check_known(symbols, known):
-    if unknown := sorted({*symbols} - {*known}):
-        has = f"this vocabulary has {' '.join(known[3:])}"
-        raise ValueError(f"unknown symbols {unknown}; {has}")
+def _check_known(symbols, ids):
+    if unknown := sorted({*symbols}.difference(ids)):    # which looks each up
+        known = repr(" ".join([*ids][3:203]))[1:-1]    # what would steer a terminal is escaped
+        has = f"this vocabulary has {known[:300]}{' …' if len(ids) > 203 or len(known) > 300 else ''}"
+        raise ValueError(f"unknown symbols {shortened(unknown)}; {has}")
 
 
 def _check_ids(ids, size):
@@ -60,14 +63,18 @@ class Vocabulary:
         "The vocabulary of these ordinary symbols, sorted, after the special ones."
         return cls(cls.SPECIAL + tuple(sorted(ordinary)))
 
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {symbol: i for i, symbol in enumerate(self.symbols)}
+
     def __len__(self) -> int:
         return len(self.symbols)
 
     def encode(self, symbols: Iterable[str]) -> list[int]:
         "The ids of these symbols; for a source of letters, a word will do."
-        ids, symbols = {s: i for i, s in enumerate(self.symbols)}, list(symbols)
-        _check_known(symbols, self.symbols)
-        return [ids[s] for s in symbols]
+        symbols = list(symbols)
+        _check_known(symbols, self._ids)
+        return [self._ids[s] for s in symbols]
 
     def decode(self, ids: Iterable[int]) -> list[str]:
         "The ordinary symbols of these ids, up to the first end symbol."

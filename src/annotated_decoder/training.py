@@ -54,18 +54,22 @@ def batches(
 ) -> Iterator[Batch]:
     """One epoch in random order: each example once, words of like length together.
 
-    A batch has at most `letters` source ids. Examples of equal length are shuffled
-    among themselves, then the batches. Raises ValueError where there are none.
+    A batch of several has at most `letters` source ids, and ten times as many target
+    ids. Examples of equal length are shuffled among themselves, then the batches.
+    Raises ValueError where there are none.
     """
     if not examples:
         raise ValueError("there are no examples to train on; give at least one")
     order = torch.randperm(len(examples), generator=generator).tolist()
     order.sort(key=lambda i: [len(side) for side in examples[i]])
     groups: list[list[Example]] = [[]]
+    longest = 0                                  # target of the last group
     for i in order:
-        full = (len(groups[-1]) + 1) * len(examples[i].source) > letters
+        rows, longest = len(groups[-1]) + 1, max(longest, len(examples[i].target) + 1)
+        full = rows * max(len(examples[i].source), longest / 10) > letters
         if groups[-1] and full:
             groups.append([])
+            longest = len(examples[i].target) + 1
         groups[-1].append(examples[i])
     for i in torch.randperm(len(groups), generator=generator):
         yield collate(groups[i])

@@ -199,6 +199,22 @@ def _clear(target: Path) -> None:
             os.rename(path, doomed)
             shutil.rmtree(doomed, ignore_errors=True)
 
+# %% ../../../notebooks/trained/in_bulk.ipynb #wait
+_PATIENCE = 600    # seconds without a sign of rank 0
+
+
+def _wait_for_copy(target: Path, there: Callable[[], bool]) -> None:
+    "Return when the copy is there; ValueError where rank 0 is not even making one."
+    making, seen = f"{glob.escape(target.name)}.chunks-*.part", time.monotonic()
+    while not there():
+        if any(target.parent.glob(making)):
+            seen = time.monotonic()
+        elif time.monotonic() - seen > _PATIENCE:
+            what = f"rank 0 makes no copy of standard input beside {target}"
+            remedy = "start it too, on a disk that all ranks share, or name a file with --in"
+            raise ValueError(f"{what}; {remedy}")
+        time.sleep(0.1)
+
 # %% ../../../notebooks/trained/in_bulk.ipynb #stream
 @contextmanager
 def _telling(target: Path) -> Iterator[None]:
@@ -225,8 +241,8 @@ def _copy_stream(
 
     folder = _beside(target, ".chunks")
     started = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
-    while rank and not there():
-        time.sleep(0.1)
+    if rank:
+        _wait_for_copy(target, there)
     if rank or (there() and not started):
         return made_of
     if not there() and not started:

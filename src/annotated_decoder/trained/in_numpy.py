@@ -31,10 +31,10 @@ def content_hash(about: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> 
     return found.hexdigest()
 
 
-def check_readable(path: str | os.PathLike) -> None:
-    "ValueError for what is no file, which might be waited for; OSError with a remedy."
+def check_readable(path: str | os.PathLike, remedy: str = "give one that save() wrote") -> None:
+    "ValueError, with this remedy, for what is no file, which might be waited for; OSError with one."
     if os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError(f"{path} is no file; give one that save() wrote")
+        raise ValueError(f"{path} is no file; {remedy}")
     try:
         with open(path, "rb"):
             pass

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ from ..pretrained.translating import Translation
 from .checkpoints import Checkpoints, train_resumably
 from .edits import nearest_edits
 from .in_numpy import check_readable
-from .model_file import TrainedModel
+from .model_file import TrainedModel, describe
 from .resuming import TrainingRun
 from .together import train_together
 from .whole_files import check_target, replace_file
@@ -96,6 +97,8 @@ class Pairs:
 
 # %% ../../../notebooks/trained/own_pairs.ipynb #columns
 _MOST = 1_000    # symbols of a side: attention takes memory by the square of it
+_LONGEST = 100    # characters of a symbol, in a model's file
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")    # also what ends lines or turns directions
 
 
 def _columns(line: bytes) -> list[str]:
@@ -111,7 +114,7 @@ def _columns(line: bytes) -> list[str]:
     for side, column in zip(("source", "target"), columns):
         if not column:
             raise ValueError(f"{text[:60]!r} has no {side}; write one, or delete the line")
-        if strange := [c for c in column if unicodedata.category(c) in ("Cc", "Zl", "Zp")]:
+        if strange := _CONTROL.search(column):
             raise ValueError(f"the {side} {column[:60]!r} has the control character {strange[0]!r}; take it out")
     return columns
 
@@ -121,6 +124,8 @@ def _symbols(side: str, column: str, way: str) -> Source:
     found = cut(column, way)
     if len(found) > _MOST:
         raise ValueError(f"the {side} {column[:60]!r}… has {len(found):,} symbols; shorten it to {_MOST:,}")
+    if long := [symbol for symbol in found if len(symbol) > _LONGEST]:
+        raise ValueError(f"the {side} has {long[0][:60]!r}…, of {len(long[0]):,} letters; shorten it to {_LONGEST}")
     if special := [symbol for symbol in found if symbol in Vocabulary.SPECIAL]:
         raise ValueError(f"the {side} has {special[0]!r}, which every vocabulary has for itself; write it otherwise")
     return found
@@ -144,7 +149,7 @@ def read_pairs(path: str | os.PathLike, source: str | None = None, target: str |
     """
     if strange := [way for way in (source, target) if way not in (None, *WAYS)]:
         raise ValueError(f"{strange[0]!r} is no way to cut a column; give 'letters' or 'tokens'")
-    check_readable(path)
+    check_readable(path, "name one, with a source, a tab and a target on each line")
     data, rows = Path(path).read_bytes(), []
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         if line.strip():
@@ -154,13 +159,13 @@ def read_pairs(path: str | os.PathLike, source: str | None = None, target: str |
         raise ValueError(f"{path} has no pairs; write a source, a tab and a target on each line")
     spaced = [2 * sum(len(columns[i].split()) > 1 for _, columns in rows) >= len(rows) for i in (0, 1)]
     ways = [way or WAYS[inside] for way, inside in zip((source, target), spaced)]
-    listed: dict[Source, list[Target]] = {}
+    listed: dict[Source, dict[Target, None]] = {}                   # each target once, in order
     for number, columns in rows:
         with _at_line(path, number):
             one, other = map(_symbols, ("source", "target"), columns, ways)
-        if (right := tuple(other)) not in listed.setdefault(one, []):
-            listed[one].append(right)
-    return Pairs(listed, ways[0], ways[1], Path(path).name, hashlib.sha256(data).hexdigest())
+        listed.setdefault(one, {})[tuple(other)] = None
+    each = {one: [*right] for one, right in listed.items()}
+    return Pairs(each, ways[0], ways[1], Path(path).name, hashlib.sha256(data).hexdigest())
 
 # %% ../../../notebooks/trained/own_pairs.ipynb #new-model
 def new_model(
@@ -188,15 +193,29 @@ def new_model(
         )
     return TrainedModel(model, source, target, notes={})
 
+# %% ../../../notebooks/trained/own_pairs.ipynb #model-for
+_MOST_KINDS = 50_000    # different symbols of a side: each answer's place has a number for every one
+
+
+def _vocabulary_of(side: str, symbols: set[str], file: str) -> Vocabulary:
+    if len(symbols) > _MOST_KINDS:
+        what = f"{file} has {len(symbols):,} different symbols in its {side}s, and {_MOST_KINDS:,} are the most"
+        raise ValueError(f"{what}; cut the {side}s into letters, or write one token for all that are rare")
+    return Vocabulary.of(symbols)
+
 
 def model_for(pairs: Pairs, seed: int = 1, **shape: Any) -> TrainedModel:
     """An untrained model for the symbols of the training part, with room for answers twice as long as any there.
 
-    Raises ValueError as `new_model` does, and where a part is empty. Chapter *Your own pairs*.
+    Raises ValueError as `new_model` does, where a part is empty, and where a side has more than 50,000 symbols.
+    Chapter *Your own pairs*.
     """
     training = pairs.part("training")
     targets = [right for listed in training.values() for right in listed]
-    source, target = (Vocabulary.of({s for side in sides for s in side}) for sides in (training, targets))
+    source, target = (
+        _vocabulary_of(name, {s for side in sides for s in side}, pairs.file)
+        for name, sides in (("source", training), ("target", targets))
+    )
     longest = max(map(len, (*pairs.listed, *targets)))
     return new_model(source, target, seed=seed, **{"max_len": max(48, 2 * longest)} | shape)
 
@@ -278,12 +297,13 @@ def train_pairs(
     it, None where that was not measured. `config` is `recipe_for(pairs)` unless given, `shape` that of `new_model`.
     With `checkpoints` the training can be stopped at any moment and gone on with by the same call. Several processes
     that are `together` "ddp" or "fsdp" share it, and the first has the model. It is handed back on the processor.
-    Raises ValueError where a part is empty, and what `train_resumably` and `train_together` raise.
-    Chapter *Your own pairs*.
+    Raises ValueError where a part is empty or no file could hold the model, and what `train_resumably` and
+    `train_together` raise. Chapter *Your own pairs*.
     """
     config = config or recipe_for(pairs)
     parts = {name: pairs.part(name) for name in PARTS}
     trained = model_for(pairs, config.seed, **shape)
+    describe(trained)                                               # what no file can hold is refused now
     trained.model.to(device)
     examples, held_out = (examples_of(trained, parts[name]) for name in ("training", "validation"))
     with sdpa_kernel([SDPBackend.MATH]), TemporaryDirectory() as folder:
