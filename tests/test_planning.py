@@ -1,4 +1,4 @@
-"""What a card holds, how long a training takes, what a step needs: the formulas, and the piece that looks them up."""
+"""What a card holds, how long a training takes, what a card needs: the formulas, and the piece that tells them."""
 
 import json
 import math
@@ -55,11 +55,16 @@ def test_another_stage_and_no_card_are_refused(stage, cards):
         gigabytes_a_card(1e9, cards, stage)
 
 
-@pytest.mark.parametrize("stage, sent", enumerate([2 * 2, 2 * 2, 2 * 2, 3 * 2]))    # bytes a weight
-@given(st.sampled_from(WEIGHTS), st.integers(2, 2000))
-def test_at_the_least_tokens_computing_takes_as_long_as_sending(stage, sent, weights, cards):
-    computing = 6 * weights * least_tokens(cards, stage) / cards / SPEED
-    assert math.isclose(computing, weights * sent / (400e9 / 8)) and least_tokens(1, stage) == 0
+@pytest.mark.parametrize("cards, network", [(2, 450e9), (8, 450e9), (9, 400e9 / 8), (1024, 400e9 / 8)])
+@pytest.mark.parametrize("operations, sent", [(4, 2 * 2), (2, 1 * 2)], ids=["backward", "forward of FSDP"])
+@given(st.floats(1e6, 1e13))
+def test_at_the_least_tokens_computing_takes_as_long_as_sending(operations, sent, cards, network, weights):
+    computing = operations * weights * least_tokens(cards) / SPEED
+    assert math.isclose(computing, weights * sent / network)
+
+
+def test_one_card_sends_nothing_and_needs_no_number_of_tokens():
+    assert least_tokens(1) == 0
 
 
 @given(st.floats(1e6, 1e13), st.floats(1e6, 1e14), st.integers(1, 2000))
@@ -83,13 +88,14 @@ def test_the_piece_holds_what_the_formulas_say_at_every_place(data):
         )
 
 
-def test_the_least_tokens_and_the_bytes_sent_are_told_for_every_way(data):
-    for stage, way in enumerate(data["ways"]):
-        assert way["sent"] == (6 if stage == 3 else 4)
-        for n, (every, each) in zip(CARDS, way["asks"], strict=True):
-            assert number(every) == pytest.approx(least_tokens(n, stage), rel=0.005)
-            assert number(each) == pytest.approx(least_tokens(n, stage) / n, rel=0.005)
-    assert [way["asks"][3][1] for way in data["ways"]] == ["5,270"] * 3 + ["7,910"]
+def test_the_least_tokens_are_told_with_the_line_that_asks_for_them(data):
+    units = {"gigabytes a second, within a machine": 1e9, "gigabits a second between machines": 1e9 / 8}
+    assert data["asks"][0] == ["A card may be given", "any number of tokens", "at a time: alone it sends nothing."]
+    for n, (start, tokens, why) in list(zip(CARDS, data["asks"], strict=True))[1:]:
+        amount, unit = re.fullmatch(r"at a time, to hide what it sends at (\d+) (.*)\.", why).groups()
+        assert start == "A card needs at least" and ("within a machine" in unit) == (n <= 8)
+        assert number(tokens) == pytest.approx(SPEED / (int(amount) * units[unit]), rel=0.005)
+    assert {tokens for _, tokens, _ in data["asks"][1:]} == {"879 tokens", "7,910 tokens"}
 
 
 def test_a_time_is_told_in_the_largest_unit_that_it_fills(data):
@@ -116,7 +122,7 @@ def test_the_still_table_lights_what_does_not_fit_and_escapes(piece):
             gb = sum(gigabytes_a_card(number(name), 64, stage).values())
             assert bool(lit) == (gb > 80)
             assert text == "&lt;0.01" if gb < 0.01 else number(text) == pytest.approx(gb, rel=0.02, abs=0.005)
-    assert "&lt;0.01" in piece.still and "Activations come on top" in piece.still
+    assert "&lt;0.01" in piece.still and "Activations and buffers come on top" in piece.still
     found = Reader(will_it_fit(HOSTILE).html)
     assert found.tags[0][1]["aria-label"] == HOSTILE and "img" not in found.names() and len(found.scripts) == 2
 

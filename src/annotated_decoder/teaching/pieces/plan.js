@@ -1,6 +1,6 @@
-// What a card holds of a training, against the memory that it has; how long it takes; what a step must be given.
+// What a card holds of a training, against the memory that it has; how long it takes; what a card needs.
 // Every number stands in the data: held[way][size][cards] is the three parts, their sum, what is left, and how many cards.
-const { memory, sizes, cards, parts, ways, held, lasts } = data;
+const { memory, sizes, cards, parts, ways, held, lasts, asks } = data;
 let [size, at] = data.start, way = 0;
 
 const number = (x) => {
@@ -20,10 +20,10 @@ const stack = el("div", { class: "stack" }), end = el("span");
 const shelf = el("div", { class: "shelf", "aria-hidden": "true" }, stack, el("div", { class: "frame" }));
 const scale = el("p", { class: "scale", "aria-hidden": "true" },
   el("span", null, "0"), el("span", null, `${memory} GB: an H100`), end);
-const body = el("tbody"), takes = el("div"), asks = el("div");
+const body = el("tbody"), takes = el("div"), needs = el("div");
 
 const fits = ([, , , , left, times]) => {
-  if (left > 0) return `It fits, and leaves ${gb(left)} for activations`;
+  if (left > 0) return `It fits, and leaves ${gb(left)} for activations and buffers`;
   return left < 0 ? `It does not fit: ${number(times)} times its ${memory} GB` : "The card is full, with no room left";
 };
 const fact = (box, title, answer, why) => box.replaceChildren(
@@ -31,8 +31,8 @@ const fact = (box, title, answer, why) => box.replaceChildren(
 
 const redraw = () => {
   const now = held[way][size][at], sum = now[3], over = sum > 2 * memory;
-  const { name, cut, sent, asks: least } = ways[way], n = cards[at], [all, each] = least[at];
-  const { weights, tokens } = sizes[size], alone = n === 1;
+  const { name, cut } = ways[way], n = cards[at];
+  const { weights, tokens } = sizes[size];
 
   verdict.replaceChildren("A card has to hold ", el("strong", null, gb(sum)), ". ",
     el("span", { class: now[4] > 0 ? "" : "lit" }, `${fits(now)}.`));
@@ -41,16 +41,13 @@ const redraw = () => {
   end.textContent = over ? `${gb(sum)} →` : `${2 * memory} GB`;
   body.replaceChildren(...parts.map(([part, bytes], i) => el("tr", null,
     el("th", { scope: "row" }, el("span", { class: `slice ${part}`, "aria-hidden": "true" }), part),
-    el("td", null, `${bytes} bytes`), el("td", null, cut[i] && !alone ? `cut in ${n.toLocaleString("en")}` : "whole"),
+    el("td", null, `${bytes} bytes`), el("td", null, cut[i] && n > 1 ? `cut in ${n.toLocaleString("en")}` : "whole"),
     el("td", null, gb(now[i])))));
   fact(takes, `Twenty tokens a weight, ${tokens}, take`, lasts[size][at], `at ${data.used} of the cards’ peak.`);
-  if (alone) fact(asks, "A step needs", "any number of tokens", "One card sends nothing.");
-  else fact(asks, "A step needs at least", `${all} tokens`, `${each} a card hide the sending of ${sent} bytes a weight `
-    + `at ${data.gigabits} gigabits a second.`);
+  fact(needs, ...asks[at]);
   const told = `${weights} weights on ${onCards(n)}, ${name}. A card has to hold ${gb(sum)}. ${fits(now)}. `
     + `Twenty tokens a weight take ${lasts[size][at]}. `
-    + (alone ? "A step may have any number of tokens. " : `A step needs at least ${all} tokens, ${each} a card. `)
-    + "Activations come on top.";
+    + `${asks[at].join(" ")} Activations and buffers come on top.`;
   line.textContent = told.replace("<", "less than ");
 };
 
@@ -62,6 +59,6 @@ const how = choice("way", ways.map(({ name }) => name), (i) => { way = i; redraw
 const head = ["part", "a weight", "on a card", "makes"].map((text) => el("th", { scope: "col" }, text));
 stage.append(el("div", { class: "controls" }, big, wide, how), verdict, shelf, scale,
   el("table", null, el("thead", null, el("tr", null, ...head)), body),
-  el("div", { class: "facts" }, takes, asks), line);
+  el("div", { class: "facts" }, takes, needs), line);
 big.move();
 wide.move();
