@@ -40,7 +40,7 @@ def training_days(weights: float, tokens: float, cards: int) -> float:
     return 6 * weights * tokens / (cards * USED * PEAK) / 86_400
 
 # %% ../../../notebooks/teaching/planning.ipynb #tokens
-MACHINE, NVLINK, NETWORK = 8, 450e9, 50e9    # cards a machine; bytes a second of a card in it, and between machines
+MACHINE, NVLINK, NETWORK = 8, 450e9, 400e9    # cards a machine; bytes a second in it, and between two of them
 
 
 def least_tokens(cards: int) -> float:
@@ -89,7 +89,7 @@ def _asks(cards: int) -> tuple[str, str, str]:
     if cards == 1:
         return "A card may be given", "any number of tokens", "at a time: alone it sends nothing."
     within = f"{NVLINK / 1e9:.0f} gigabytes a second, within a machine"
-    between = f"{NETWORK * 8 / 1e9:.0f} gigabits a second between machines"
+    between = f"{NETWORK / 1e9:.0f} gigabytes a second between machines"
     why = f"at a time, to hide what it sends at {within if cards <= MACHINE else between}."
     return "A card needs at least", f"{_count(least_tokens(cards))} tokens", why
 
