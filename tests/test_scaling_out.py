@@ -184,3 +184,33 @@ def test_what_training_holds_is_counted_as_it_is():
     assert (counted["weights"], counted["gradients"], counted["AdamW"]) == (gradients, gradients, held)
     passed = activation_bytes(model, lambda: model(batch.source, batch.inputs, batch.source_mask))
     assert counted["activations"] > passed > 0    # the loss keeps something, too
+
+
+BUCKETS = TrainingConfig(bfloat16=True, optimizer="adamw", epochs=6, letters_per_batch=9, peak_lr=0.01)
+
+
+def in_two_bytes(folder):
+    "What a step keeps for each weight under autocast, where FSDP knows of it and where not; and a whole training."
+    with processes(limit=30):
+        for knows in (False, True):
+            cut = spread(small_pronouncer(d_model=64).model, "fsdp", knows).train()
+            weights = sum(p.numel() for p in cut.parameters())
+            kept = activation_bytes(cut, lambda cut=cut: shared()(cut, collate(EXAMPLES[:2]), BUCKETS, 0))
+            losses = train(cut, EXAMPLES, BUCKETS, progress=False, objective=shared())
+            if dist.get_rank() == 0:
+                torch.save((kept / weights, losses), folder / f"{knows}.pt")
+        model = small_pronouncer().model
+        together = spread(model, "ddp")
+        shared()(together.train(), collate(EXAMPLES), BUCKETS, 0).backward()
+        views = [p.grad.untyped_storage().nbytes() > p.grad.nbytes for p in model.parameters()]
+        if dist.get_rank() == 0:
+            torch.save(all(views), folder / "views.pt")
+
+
+def test_in_bfloat16_no_process_keeps_a_copy_of_the_whole(tmp_path):
+    Group(2, tmp_path, in_two_bytes, tmp_path).succeed()
+    unaware, aware = (torch.load(tmp_path / f"{knows}.pt") for knows in (False, True))
+    assert unaware[0] > 2 and aware[0] < 1    # autocast alone keeps each weight in two bytes
+    one = train(small_pronouncer(d_model=64).model, EXAMPLES, BUCKETS, progress=False)
+    assert aware[1] == pytest.approx(one, rel=0.05) and aware[1][-1] < 0.8 * aware[1][0]
+    assert torch.load(tmp_path / "views.pt")    # DDP's gradients lie in its buckets, not beside them

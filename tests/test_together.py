@@ -322,3 +322,20 @@ def test_processes_that_were_given_different_things_are_told(tmp_path):
     group = Group(2, tmp_path / "group", unlike, tmp_path / "kept")
     assert group.end(within=30) == [1, 1]
     assert "process 1 was given other seed than process 0; give all the same" in group.said(1)
+
+
+def test_a_training_in_bfloat16_is_spread_so(tmp_path, monkeypatch):
+    asked = []
+
+    def note(model, how, bfloat16=None):
+        asked.append((how, bfloat16))
+        raise InterruptedError
+
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setattr(together, "spread", note)
+    for bfloat16 in (False, True):
+        config = TrainingConfig(bfloat16=bfloat16)
+        trained = new_model()
+        with processes(), pytest.raises(InterruptedError):
+            train_together(trained.model, examples_of(trained), config, Checkpoints(tmp_path), how="fsdp")
+    assert asked == [("fsdp", False), ("fsdp", True)]
