@@ -68,7 +68,7 @@ BY_HAND = [
     check.softmaxed_floor,
     check.bytes_of_a_step,
     check.tied_penalty,
-    check.gigabytes_of_a_card,
+    check.least_cards,
 ]
 CHECKERS = [
     *BY_HAND,
@@ -1231,6 +1231,10 @@ def shuffled(n, seed, start=0):
     return [start + i for i in torch.randperm(n, generator=torch.Generator().manual_seed(seed)).tolist()]
 
 
+def dealt(order, rank, world):
+    return order[rank : len(order) - len(order) % world : world]
+
+
 def padded_share(n, rank, world, seed):
     order = shuffled(n, seed)
     return (order * world)[: -(-n // world) * world][rank::world]    # as torch's DistributedSampler does
@@ -1243,20 +1247,30 @@ def rest_to_the_last(n, rank, world, seed):
 
 def torchs_own(n, rank, world, seed):
     torch.manual_seed(seed)
-    return torch.randperm(n).tolist()[rank::world]
+    return dealt(torch.randperm(n).tolist(), rank, world)
+
+
+def torchs_sampler(n, rank, world, seed):
+    sampler = torch.utils.data.DistributedSampler(range(n), world, rank, seed=seed, drop_last=True)
+    return [*sampler]
 
 
 SPREAD = {
-    "two numbers": (check.gigabytes_of_a_card, [7, 64], 0, "expected one number"),
-    "on every card": (check.gigabytes_of_a_card, 112, 1, "that is what every card holds where nothing is spread"),
-    "ZeRO's first stage": (check.gigabytes_of_a_card, 56.875, 1, "that is with the moments alone spread"),
-    "whole weights": (check.gigabytes_of_a_card, 29.3125, 1, "that is with the weights whole on each card"),
-    "bytes": (check.gigabytes_of_a_card, 1.75e9, 1, "that is in bytes"),
-    "no gigabytes": (check.gigabytes_of_a_card, math.nan, 1, "nan came"),
-    "no moments": (check.gigabytes_of_a_card, 0.875, 2, "that is without the two moments, or with numbers of two"),
-    "one moment": (check.gigabytes_of_a_card, 1.3125, 2, "that is with one moment of two"),
-    "weights alone": (check.gigabytes_of_a_card, 0.4375, 2, "that is the weights alone, or numbers"),
-    "GiB": (check.gigabytes_of_a_card, 1.63, 2, "that is in units of 2³⁰ bytes"),
+    "two numbers": (check.least_cards, [320, 28], 0, "expected one number"),
+    "not rounded": (check.least_cards, 320 / 28, 1, "that is not rounded"),
+    "a little more": (check.least_cards, 11.5, 1, "11.5 came"),
+    "no cards": (check.least_cards, math.nan, 1, "nan came"),
+    "on no number of cards, as with DDP": (check.least_cards, math.inf, 1, "inf came"),
+    "rounded down": (check.least_cards, 11, 2, "that is rounded down"),
+    "one whole layer": (check.least_cards, 10, 2, "that is with one whole layer, not two"),
+    "one moment": (check.least_cards, 9, 2, "that is with one moment of two"),
+    "no whole layers": (check.least_cards, 8, 2, "that is without the whole layers"),
+    "no moments": (check.least_cards, 6, 2, "that is without the two moments, or with numbers of two bytes"),
+    "no activations": (check.least_cards, 5, 2, "that is with the activations forgotten, or cut as well"),
+    "nothing beside the parts": (check.least_cards, 4, 2, "that is what is cut alone, with nothing beside it"),
+    "weights alone": (check.least_cards, 3, 2, "that is with the weights alone"),
+    "one to spare": (check.least_cards, 13, 3, "13 came"),
+    "a power of two": (check.least_cards, 16, 3, "that is rounded up to a power of two"),
     "one for each": (check.mean_gradient, lambda g, n: [mean_of(g, n)] * len(n), 0, "of shape (2, 3), came a list"),
     "a single number": (check.mean_gradient, lambda g, n: mean_of(g, n).mean(), 0, "came a Tensor of shape ()"),
     "not divided": (check.mean_gradient, functools.partial(mean_of, over=lambda counts: 1), 1, "tokens [5]"),
@@ -1269,33 +1283,48 @@ SPREAD = {
     "turned over": (check.mean_gradient, functools.partial(
         mean_of, pairs=lambda counts: counts if counts == sorted(counts) else counts[::-1]), 5, "tokens [9, 5, 2]"),
     "times n in place": (check.mean_gradient, mean_in_place, 6, "the input gradients was changed in place"),
-    "a tensor": (check.items_of, lambda n, r, w, seed: torch.tensor(shuffled(n, seed)[r::w]), 0, "expected a list"),
-    "from 1 on": (check.items_of, lambda n, r, w, seed: shuffled(n, seed, start=1)[r::w], 0, "from 0 to 9, came 10"),
-    "floats": (check.items_of, lambda n, r, w, seed: [*map(float, shuffled(n, seed)[r::w])], 0, "from 0 to 9, came"),
-    "a seed for each": (check.items_of, lambda n, r, w, seed: shuffled(n, seed + r)[r::w], 1, "examples that never"),
-    "the rest left out": (check.items_of, lambda n, r, w, seed: shuffled(n, seed)[: n // w * w][r::w], 1, "never"),
-    "filled up": (check.items_of, padded_share, 1, "never come: []; that come more than once: ["),
-    "all of them": (check.items_of, lambda n, r, w, seed: shuffled(n, seed), 1, "10 examples, 3 processes, seed 5"),
-    "the last gets the rest": (check.items_of, rest_to_the_last, 2, "the processes have [0, 0, 0, 2] examples"),
-    "without its seed": (check.items_of, lambda n, r, w, seed: torch.randperm(n).tolist()[r::w], 3, "and then ["),
-    "in order": (check.items_of, lambda n, r, w, seed: [*range(r, n, w)], 4, "with seed 6 again"),
-    "one seed for ever": (check.items_of, lambda n, r, w, seed: shuffled(n, 0)[r::w], 4, "with seed 6 again"),
-    "torch's own": (check.items_of, torchs_own, 5, "torch's own generator has another state"),
+    "a tensor": (check.items_of, lambda n, r, w, seed: torch.tensor(dealt(shuffled(n, seed), r, w)), 0, "a list, came"),
+    "from 1 on": (check.items_of, lambda n, r, w, seed: dealt(shuffled(n, seed, start=1), r, w), 0, "0 to 9, came 10"),
+    "floats": (check.items_of, lambda n, r, w, seed: [*map(float, dealt(shuffled(n, seed), r, w))], 0, "0 to 9, came"),
+    "all dealt out": (check.items_of, lambda n, r, w, seed: shuffled(n, seed)[r::w], 1, "have [4, 3, 3] examples"),
+    "the last gets the rest": (check.items_of, rest_to_the_last, 1, "the processes have [3, 3, 4] examples"),
+    "one at least": (check.items_of, lambda n, r, w, seed: shuffled(n, seed)[r::w][: max(n // w, 1)], 1,
+                     "the processes have [1, 1, 0, 0] examples"),
+    "a seed for each": (check.items_of, lambda n, r, w, seed: dealt(shuffled(n, seed + r), r, w), 2, "than once: ["),
+    "filled up": (check.items_of, padded_share, 2, "that never come: []"),
+    "all of them": (check.items_of, lambda n, r, w, seed: shuffled(n, seed), 2, "10 examples, 3 processes, seed 5"),
+    "all in one": (check.items_of, lambda n, r, w, seed: shuffled(n, seed)[: n // w], 2, "more than once: ["),
+    "one each": (check.items_of, lambda n, r, w, seed: dealt(shuffled(n, seed), r, w)[:1], 2, "once: []; that"),
+    "without its seed": (check.items_of, lambda n, r, w, seed: dealt(torch.randperm(n).tolist(), r, w), 3, "then ["),
+    "in order": (check.items_of, lambda n, r, w, seed: dealt([*range(n)], r, w), 4, "with seed 6 again"),
+    "one seed for ever": (check.items_of, lambda n, r, w, seed: dealt(shuffled(n, 0), r, w), 4, "with seed 6 again"),
+    "cut, then shuffled": (check.items_of, lambda n, r, w, seed: dealt(shuffled(n - n % w, seed), r, w), 5,
+                           "seeds 0 to 19: [8, 9, 10] are left out with each seed"),
+    "torch's own": (check.items_of, torchs_own, 6, "torch's own generator has another state"),
 }  # fmt: skip
-SPREAD_LAWS = {check.gigabytes_of_a_card: scaling_out.GIGABYTES_OF_A_CARD, check.items_of: scaling_out.ITEMS_OF,
+SPREAD_LAWS = {check.least_cards: scaling_out.LEAST_CARDS, check.items_of: scaling_out.ITEMS_OF,
                check.mean_gradient: scaling_out.MEAN_GRADIENT}    # fmt: skip
 
 
 def test_right_answers_pass_in_more_than_one_machine():
-    for answer in (1.75, "1.75", 16 * 7e9 / 64 / 1e9, torch.tensor(1.75)):
-        assert quietly(check.gigabytes_of_a_card, answer)
+    for answer in (12, "12", 12.0, math.ceil(320 / 28), torch.tensor(12)):
+        assert quietly(check.least_cards, answer)
     by_hand = lambda g, n: torch.tensordot(torch.tensor(n) / sum(n), torch.stack(g), 1)    # noqa: E731
     for answer in (mean_of, by_hand, lambda g, n: mean_of([each.double() for each in g], n)):
         assert quietly(check.mean_gradient, answer)
-    in_blocks = lambda n, r, w, seed: [i.tolist() for i in torch.tensor(shuffled(n, seed)).tensor_split(w)][r]  # noqa: E731
-    numpys = lambda n, r, w, seed: np.random.default_rng(seed).permutation(n)[r::w].tolist()    # noqa: E731
-    for answer in (lambda n, r, w, seed: shuffled(n, seed)[r::w], in_blocks, numpys):
+    in_blocks = lambda n, r, w, seed: shuffled(n, seed)[r * (n // w) : (r + 1) * (n // w)]    # noqa: E731
+    numpys = lambda n, r, w, seed: dealt(np.random.default_rng(seed).permutation(n).tolist(), r, w)    # noqa: E731
+    for answer in (lambda n, r, w, seed: dealt(shuffled(n, seed), r, w), in_blocks, numpys, torchs_sampler):
         assert quietly(check.items_of, answer)
+
+
+def test_a_seed_for_each_process_breaks_what_holds_of_all_together_and_nothing_else():
+    report = quietly(check.items_of, lambda n, r, w, seed: dealt(shuffled(n, seed + r), r, w))
+    assert report.broken == (scaling_out.ITEMS_OF[2].name,)
+    assert "order" not in report.text.split("Hint 1 of 3")[1]    # the first hint does not give it away
+
+
+def test_gradients_of_an_exercise_are_those_that_its_report_names():
     given = eval("gradients(3, (4,))", {"gradients": scaling_out.gradients})
     assert torch.equal(torch.stack(given), torch.stack(scaling_out.gradients(3, (4,))))
 

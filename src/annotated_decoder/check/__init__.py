@@ -17,7 +17,7 @@ from .own_decoder import my_decoder
 from .pretrained import shapes, tied_penalty, would_repeat
 from .primer import descend, mean_surprise, slope, to_shares
 from .projection import best_tokens, tied_bytes, two_ends
-from .scaling_out import gigabytes_of_a_card, items_of, mean_gradient
+from .scaling_out import items_of, least_cards, mean_gradient
 from .softmax import drawn, masked_loss, sharper_share
 from .strategies import min_p, slots_apart, winner_share
 from .tour import ends_here, say, write_out
@@ -44,6 +44,6 @@ __all__ = [
     "softmaxed_floor", "go_on", "sees_future",
     "bytes_of_a_step", "to_whole", "filled_part",
     "tied_penalty", "shapes", "would_repeat",
-    "gigabytes_of_a_card", "mean_gradient", "items_of",
+    "least_cards", "mean_gradient", "items_of",
     "my_decoder",
 ]  # fmt: skip
