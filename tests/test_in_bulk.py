@@ -638,6 +638,7 @@ REFUSED = {    # the arguments, the one line on standard error
     "a folder to write": ("pronounce --in lines --out .", "'.' is there and is no file; give the name of a file"),
     "a place in a file": ("pronounce --in lines --out lines/o", "lines/o cannot be written"),
     "complaints nowhere": ("pronounce --in lines --out taken", "taken.refused' is there and is no file"),
+    "a file of somebody": ("pronounce --in lines --out wide", "wide would be replaced, and no record beside it says"),
     "UTF-16": ("pronounce --in wide --out o", "wide looks like UTF-16; convert it to UTF-8"),
     "no name": ("pronounce --in lines --out=", "is there and is no file"),
 }
