@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import replace
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import kills
@@ -85,7 +87,7 @@ def test_any_lines_in_any_world_are_answered_in_order(data, world, chunk_lines, 
         order.shuffle(ranks)
         found = [bulk(place, rank, world, chunk_lines) for rank in ranks]
         assert_whole(place[1], data)
-        assert found[-1] == Bulk(expected_of(data)[1].count(b"\n"), [])
+        assert found[-1][:2] == (expected_of(data)[1].count(b"\n"), [])
 
 
 def test_each_rank_answers_its_own_lines_once_and_says_whose_are_missing(place):
@@ -105,19 +107,20 @@ def test_each_rank_answers_its_own_lines_once_and_says_whose_are_missing(place):
 
 def test_who_comes_when_all_is_done_does_nothing_and_tells_the_same(place):
     first = bulk(place)
+    assert first == Bulk(4, [], 23)
     for rank, world in ((0, 1), (1, 2), (3, 4)):
         assert bulk(place, rank, world, answer=lambda lines: pytest.fail("the work has begun")) == first
         assert_whole(place[1], LINES.encode())
 
 
-@pytest.mark.parametrize("name", ["out", "out.refused", "out.made_of.json"])
+@pytest.mark.parametrize("name", ["out", "out.refused"])
 def test_what_is_missing_or_was_changed_afterwards_is_made_anew(place, name):
     bulk(place)
     path = place[1].with_name(name)
     for change in (path.unlink, lambda: path.write_text("changed")):
         change()
         bulk(place, 0, 2)
-        assert bulk(place, 1, 2) == Bulk(4, [])
+        assert bulk(place, 1, 2) == Bulk(4, [], 23)
         assert_whole(place[1], LINES.encode())
 
 
@@ -161,7 +164,7 @@ def test_killed_at_any_operation_on_a_file_nothing_is_lost(streamed, tmp_path):
         ended = in_child(killed)
         assert ended in (0, -signal.SIGKILL)
         world = 1 + nth % 3
-        assert [work(rank, world) for rank in range(world)][-1] == Bulk(4, [])
+        assert [work(rank, world) for rank in range(world)][-1] == Bulk(4, [], 23)
         left = [name for name in os.listdir(out.parent) if name.endswith(".part")]
         assert len(left) <= 1 and not any(out.with_name(name).stat().st_size for name in left)    # check_target's
         assert_whole(out, LINES.encode(), left)
@@ -174,7 +177,7 @@ def test_a_folder_that_others_may_be_at_work_in_is_renamed_before_it_is_emptied(
     begun.mkdir()
     (begun / "made_of.json").write_text("{}")
     monkeypatch.setattr(shutil, "rmtree", lambda path, **options: (deleted.append(path), rmtree(path, **options)))
-    assert bulk(place, 1, 2) == Bulk(4, [])
+    assert bulk(place, 1, 2) == Bulk(4, [], 23)
     assert begun not in deleted and len(deleted) >= 2
     assert_whole(place[1], LINES.encode())
 
@@ -196,7 +199,7 @@ print(answer_in_bulk(sys.argv[1], answer, sys.argv[2], made_of={}, chunk_lines=1
         out = tmp_path / str(n) / "out"
         command = [sys.executable, "-c", script, tmp_path / "lines", out]
         pair = [subprocess.Popen(command, env=PLAIN, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-        assert [worker.communicate()[0] for worker in pair] == ["Bulk(refused=4, missing=[])\n"] * 2
+        assert [worker.communicate()[0] for worker in pair] == ["Bulk(refused=4, missing=[], lines=23)\n"] * 2
         assert out.read_text() == LINES.upper()
         assert sorted(os.listdir(out.parent)) == ["out", "out.made_of.json", "out.refused"]
 
@@ -259,26 +262,149 @@ CHANGES = {
     "the options": (dict(made_of=ABOUT | {"beam": 5}), "another beam (None, and now 5)"),
     "one option less": (dict(made_of={}), "another answer ('capitals', and now None)"),
     "the size of a chunk": (dict(chunk_lines=5), "another chunks ([1, 4], and now [1, 5])"),
-    "the input": ({}, "another input ('"),
+    "the model, of which the hash is known": (dict(made_of={"model": "0" * 64}), "another model than this one"),
+    "the input": ({}, "another input than "),
 }
 
 
 @pytest.mark.parametrize("changed, why", CHANGES.values(), ids=CHANGES)
 def test_a_folder_that_was_begun_with_something_else_is_refused_by_name(place, changed, why):
-    bulk(place, 1, 2)
+    bulk(place, 1, 2, made_of={"model": "f" * 64} if "model" in why else ABOUT)
     before = sorted(os.listdir(place[1].with_name("out.chunks")))
     if not changed:
         place[0].write_text(LINES + "one more\n")
     with pytest.raises(ValueError) as error:
         bulk(place, 0, 2, **changed)
-    assert why in str(error.value) and str(error.value).endswith("; give the same again, or delete the folder")
+    why += str(place[0]) if "input" in why else ""
+    remedy = "; give the same again, another --out, or delete the folder"
+    assert why in str(error.value) and str(error.value).endswith(remedy)
     assert sorted(os.listdir(place[1].with_name("out.chunks"))) == before
 
 
 def test_other_options_make_another_output_in_its_place(place):
     bulk(place)
-    assert bulk(place, made_of={}) == bulk(place) == Bulk(4, [])
+    assert bulk(place, made_of={}) == bulk(place) == Bulk(4, [], 23)
     assert_whole(place[1], LINES.encode())
+
+
+# What is not ours
+
+NAMES = ["out", "out.refused", "out.made_of.json"]
+
+
+def left_as_it_was(folder: Path, work, named: str):
+    "`work` is refused in one sentence that names the file, and what was in the folder is as it was."
+    before = {path: os.readlink(path) if path.is_symlink() else path.read_bytes() for path in files_in(folder)}
+    told = f"{named} would be replaced, and no record .*; give another --out, or delete it"
+    with pytest.raises(ValueError, match=told):
+        work()
+    for path, data in before.items():
+        assert (os.readlink(path) if path.is_symlink() else path.read_bytes()) == data
+
+
+def files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_symlink() or path.is_file()]
+
+
+@pytest.mark.parametrize("kind", ["lines", "JSON", "nothing", "a link to nothing"])
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("streamed", [False, True], ids=["a file", "a stream"])
+@pytest.mark.parametrize("name", NAMES)
+def test_what_was_not_made_in_bulk_is_refused_before_anything_is_answered(place, name, streamed, rank, kind):
+    path = place[1].with_name(name)
+    path.parent.mkdir()
+    if "link" in kind:
+        path.symlink_to("nothing")
+    else:
+        path.write_text({"lines": "a year's work\n", "JSON": '{"outputs": {"out": 1}}', "nothing": ""}[kind])
+    given = io.BytesIO(LINES.encode()) if streamed else place[0]
+    if name == "out" and "link" in kind:    # a name for a file that is not there yet
+        assert bulk((place[0], path)).lines == 23 and path.resolve().name == "nothing"
+        return
+
+    def work():
+        bulk((given, place[1]), rank, 2, answer=lambda lines: pytest.fail("the work has begun"))
+
+    left_as_it_was(path.parent, work, name)
+    assert os.listdir(path.parent) == [name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_comes_to_lie_there_while_the_lines_are_answered_is_refused_and_no_answer_is_lost(place, name):
+    bulk(place, 1, 2)
+    path = place[1].with_name(name)
+
+    def meanwhile(lines):
+        path.write_text("somebody's")
+        return capitals(lines)
+
+    left_as_it_was(path.parent, lambda: bulk(place, 0, 2, answer=meanwhile), name)
+    assert path.read_text() == "somebody's"
+    left_as_it_was(path.parent, lambda: bulk(place, 1, 2), name)
+    path.unlink()
+    assert bulk(place, 0, 2, answer=lambda lines: pytest.fail("it was answered")) == Bulk(4, [], 23)
+    assert_whole(place[1], LINES.encode())
+
+
+def test_complaints_that_no_record_names_are_somebodys(place):
+    place[0].write_text("no complaint\n")
+    bulk(place)
+    refused = place[1].with_name("out.refused")
+    refused.write_text("notes")
+    for made_of in (ABOUT, {}):
+        left_as_it_was(refused.parent, lambda about=made_of: bulk(place, made_of=about), "out.refused")
+
+
+def test_a_record_that_is_gone_leaves_the_output_to_its_owner(place):
+    bulk(place)
+    place[1].with_name("out.made_of.json").unlink()
+    left_as_it_was(place[1].parent, lambda: bulk(place), "out and .*out.refused")
+
+
+def quiet(lines):
+    return ((line, None) for line in lines)
+
+
+def test_another_that_puts_together_at_the_same_time_is_no_stranger(place, monkeypatch):
+    whole, exists = in_bulk._put_together, os.path.lexists
+
+    def disturbed(nth, *given):
+        "Put together, while after the nth look at a name another process does all of it."
+        looks = count(1)
+
+        def look(path):
+            found = exists(path)
+            if next(looks) == nth:
+                whole(*given)
+            return found
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os.path, "lexists", look)
+            return whole(*given)
+
+    for nth in range(1, 7):
+        for answer, refused in ((capitals, 4), (quiet, 0)):    # complaints come, and go
+            monkeypatch.setattr(in_bulk, "_put_together", partial(disturbed, nth))
+            about = {"answer": answer.__name__}
+            assert bulk(place, made_of=about, answer=answer) == Bulk(refused, [], 23)
+            made = ["out", "out.made_of.json", "out.refused"][: 3 if refused else 2]
+            assert sorted(os.listdir(place[1].parent)) == made
+
+
+@pytest.mark.parametrize("name", ["out.refused", "out.made_of.json"])
+def test_lines_that_the_output_would_replace_are_refused(place, name):
+    bulk(place)
+    with pytest.raises(ValueError, match=f"{name} is the input and the output; give two names"):
+        bulk((place[1].with_name(name), place[1]))
+    assert_whole(place[1], LINES.encode())
+
+
+def test_only_folders_that_a_run_has_named_are_deleted(place):
+    mine = place[1].with_name("out.chunks-old.part")
+    mine.mkdir(parents=True)
+    (mine / "mine").write_text("mine")
+    bulk(place)
+    assert (mine / "mine").read_text() == "mine"
 
 
 def test_an_input_that_changes_on_the_way_is_refused(place):
@@ -297,7 +423,7 @@ def test_an_answer_that_is_missing_is_an_error(place):
     assert not place[1].exists() and sorted(os.listdir(place[1].with_name("out.chunks"))) == ["made_of.json"]
 
 
-@pytest.mark.parametrize("nth", range(1, 9))
+@pytest.mark.parametrize("nth", range(1, 11))
 def test_a_full_disk_is_told_with_the_remedy_and_nothing_is_lost(place, monkeypatch, nth):
     whole, left = whole_files.write_new, [nth]
 
@@ -313,7 +439,7 @@ def test_a_full_disk_is_told_with_the_remedy_and_nothing_is_lost(place, monkeypa
     with pytest.raises(OSError, match="answers cannot be kept beside .* [(]No space left .*; make room") as error:
         bulk(place)
     assert error.value.errno == errno.ENOSPC and not place[1].exists()
-    assert bulk(place) == Bulk(4, [])
+    assert bulk(place) == Bulk(4, [], 23)
     assert_whole(place[1], LINES.encode())
 
 
@@ -332,10 +458,10 @@ def test_a_stream_is_copied_once_and_compared_when_it_comes_again(place, monkeyp
     assert streamed(data) == streamed(b"") == Bulk(0, [1])
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert streamed(b"what a rank that died has left") == Bulk(0, [1])
-    assert streamed(b"nobody reads it", 1) == Bulk(4, [])
+    assert streamed(b"nobody reads it", 1) == Bulk(4, [], 23)
     assert_whole(place[1], data)
     monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT")
-    assert streamed(data) == streamed(b"") == streamed(b"", 1) == Bulk(4, [])
+    assert streamed(data) == streamed(b"") == streamed(b"", 1) == Bulk(4, [], 23)
     with pytest.raises(ValueError, match="was made of another input by the same command; delete it, or give another"):
         streamed(b"other lines")
     assert_whole(place[1], data)
@@ -360,7 +486,7 @@ def test_who_waits_for_a_copy_that_nobody_makes_is_told_and_a_slow_copy_is_waite
 
     monkeypatch.setattr(in_bulk.time, "sleep", sleep)
     part.mkdir(parents=True)
-    assert bulk((io.BytesIO(b""), place[1]), 1, 2) == Bulk(4, []) and len(slept) == 3
+    assert bulk((io.BytesIO(b""), place[1]), 1, 2) == Bulk(4, [], 23) and len(slept) == 3
     other = place[1].with_name("other")
     with pytest.raises(ValueError, match="rank 0 makes no copy of standard input beside .*other; start it too"):
         bulk((io.BytesIO(b""), other), 1, 2)
@@ -487,7 +613,8 @@ def test_another_model_in_the_same_folder_is_another(run, folder, tmp_path):
     settings = json.loads((model / "generation_config.json").read_text())
     (model / "generation_config.json").write_text(json.dumps(settings | {"max_length": 9}))
     status, _, err = run(*ask, rank=1, world=2)
-    assert status == 2 and "was begun with another model (" in err and err.count("\n") == 1
+    told = "was begun with another model than this one; give the same again, another --out, or delete the folder\n"
+    assert status == 2 and err.endswith(told) and err.count("\n") == 1
 
 
 def test_a_checkpoint_that_draws_its_answers_is_refused(run, folder, tmp_path, monkeypatch):
@@ -511,6 +638,7 @@ REFUSED = {    # the arguments, the one line on standard error
     "a folder to write": ("pronounce --in lines --out .", "'.' is there and is no file; give the name of a file"),
     "a place in a file": ("pronounce --in lines --out lines/o", "lines/o cannot be written"),
     "complaints nowhere": ("pronounce --in lines --out taken", "taken.refused' is there and is no file"),
+    "a file of somebody": ("pronounce --in lines --out wide", "wide would be replaced, and no record beside it says"),
     "UTF-16": ("pronounce --in wide --out o", "wide looks like UTF-16; convert it to UTF-8"),
     "no name": ("pronounce --in lines --out=", "is there and is no file"),
 }

@@ -111,8 +111,8 @@ def _differing(there: Mapping[str, Any], made_of: Mapping[str, Any]) -> list[str
     return [name for name in names if there.get(name) != made_of.get(name)]
 
 
-def _check_same(folder: Path, made_of: Mapping[str, Any]) -> dict[str, Any]:
-    "The folder's record; ValueError where it is none, or one of something else."
+def _check_same(folder: Path, made_of: Mapping[str, Any], given: object) -> dict[str, Any]:
+    "The folder's record; ValueError where it is none, or one of something else than `given`."
     try:
         there = dict(json.loads((folder / "made_of.json").read_bytes()))
     except (OSError, ValueError, TypeError) as error:
@@ -121,9 +121,11 @@ def _check_same(folder: Path, made_of: Mapping[str, Any]) -> dict[str, Any]:
         why = f"{folder} is there, and is no folder of answers in bulk"
         raise ValueError(f"{why}; delete it, or give another name") from error
     for name in _differing(there, made_of):
-        was = f"{there.get(name)!r}, and now {made_of.get(name)!r}"
-        what = f"{folder} was begun with another {name.replace('_', ' ')} ({was})"
-        raise ValueError(f"{what}; give the same again, or delete the folder")
+        was = f" ({there.get(name)!r}, and now {made_of.get(name)!r})"
+        if re.search("[0-9a-f]{64}", was):    # hashes, which tell nobody anything
+            was = f" than {given if name == 'input' else 'this one'}"
+        what = f"{folder} was begun with another {name.replace('_', ' ')}{was}"
+        raise ValueError(f"{what}; give the same again, another --out, or delete the folder")
     return there
 
 # %% ../../../notebooks/trained/in_bulk.ipynb #outcome
@@ -132,68 +134,99 @@ class Bulk(NamedTuple):
 
     refused: int
     missing: list[int]    # ranks; while there are any, there is no output
+    lines: int = 0        # of the input, all of which are answered when none is missing
 
 
 def _beside(target: Path, ending: str) -> Path:
     return target.with_name(target.name + ending)
 
 
-def _outputs(target: Path) -> str:
-    "The hash of what was put together: the answers, and the complaints if there are any."
-    refused = _beside(target, ".refused")
-    return hash_files([target, *([refused] if refused.exists() else [])])
+def _record(target: Path) -> dict[str, Any]:
+    "What the file beside the output says of it; empty where there is none of ours."
+    kinds = {"made_of": dict, "outputs": dict, "refused": int, "lines": int}
+    try:
+        found = json.loads(_beside(target, ".made_of.json").read_bytes())
+        return {name: kind(found[name]) for name, kind in kinds.items()}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return {}
 
 
 def _outcome(target: Path, made_of: Mapping[str, Any]) -> Bulk | None:
     "What came of it, where the output is there, whole and made of this; else None."
+    record, paths = _record(target), (target, _beside(target, ".refused"))
+    if not record or _differing(record["made_of"], made_of):
+        return None
     try:
-        record = json.loads(_beside(target, ".made_of.json").read_bytes())
-        same = not _differing(record["made_of"], made_of)
-        if same and record["outputs"] == _outputs(target):
-            return Bulk(int(record["refused"]), [])
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        pass    # no record, or none of ours
-    return None
+        there = {path.name: _hash_of(path) for path in paths if path.exists()}
+    except OSError:
+        return None
+    whole = there == record["outputs"]
+    return Bulk(record["refused"], [], record["lines"]) if whole else None
+
+# %% ../../../notebooks/trained/in_bulk.ipynb #check-ours
+def _check_ours(target: Path) -> None:
+    "ValueError where a name of the output belongs to what was not made here."
+    record = _beside(target, ".made_of.json")
+    names = (target, _beside(target, ".refused"), record)
+    there = [path for path in names if os.path.lexists(path)]
+    found = _record(target)    # read later: another process writes it before the others
+    ours = {record.name, *found["outputs"]} if found else set()
+    others = [path for path in there if path.name not in ours and os.path.lexists(path)]
+    if others:
+        what = f"{' and '.join(map(str, others))} would be replaced"
+        why = "no record beside it says that it was made in bulk"
+        raise ValueError(f"{what}, and {why}; give another --out, or delete it")
 
 # %% ../../../notebooks/trained/in_bulk.ipynb #join
-def _join(target: Path, folder: Path, pieces: Iterable[str]) -> None:
-    "A file of these pieces, one after the other, written in the folder and then renamed."
+def _write_part(target: Path, folder: Path, pieces: Iterable[str]) -> Path:
+    "A file of these pieces, one after the other, in the folder; it will be `target`."
     part = part_of(folder / target.name)
     write_new(part, like=target)
     with part.open("ab") as file:
         for piece in pieces:
             file.write(piece.encode("utf-8", "surrogateescape"))
+    return part
+
+
+def _name(part: Path, target: Path) -> None:
+    "Give a file its name when it has reached the disk."
     sync(part)
     os.replace(part, target)
     sync(target.parent)
 
 
 def _put_together(
-    target: Path, folder: Path, n_chunks: int, made_of: Mapping[str, Any]
+    target: Path, folder: Path, n_chunks: int, n_lines: int, made_of: Mapping[str, Any]
 ) -> Bulk:
-    "The output of all chunks, and beside it the complaints and the record."
+    "The record of what all chunks make, then the complaints and the output."
     def chunks() -> Iterator[tuple[str, list[str]]]:
         return (_read_chunk(folder / f"{n}.json") for n in range(n_chunks))
 
     n_refused = sum(len(refused) for _, refused in chunks())
-    refusals = _beside(target, ".refused")
+    refusals, record = _beside(target, ".refused"), _beside(target, ".made_of.json")
+    parts = {}
     if n_refused:
-        _join(refusals, folder, (line for _, refused in chunks() for line in refused))
-    else:
-        refusals.unlink(missing_ok=True)
-    _join(target, folder, (text for text, _ in chunks()))
-    record = dict(made_of=made_of, outputs=_outputs(target), refused=n_refused)
-    _join(_beside(target, ".made_of.json"), folder, [json.dumps(record, indent=1)])
+        complaints = (line for _, refused in chunks() for line in refused)
+        parts[refusals] = _write_part(refusals, folder, complaints)
+    parts[target] = _write_part(target, folder, (text for text, _ in chunks()))
+    outputs = {path.name: _hash_of(part) for path, part in parts.items()}
+    told = dict(made_of=made_of, outputs=outputs, refused=n_refused, lines=n_lines)
+    recorded = _write_part(record, folder, [json.dumps(told, indent=1)])
+    _check_ours(target)
+    if not n_refused:
+        refusals.unlink(missing_ok=True)    # while the old record says that it is ours
+    for path, part in ({record: recorded} | parts).items():
+        _name(part, path)
     _clear(target)
-    return Bulk(n_refused, [])
+    return Bulk(n_refused, [], n_lines)
 
-
+# %% ../../../notebooks/trained/in_bulk.ipynb #clear
 def _clear(target: Path) -> None:
     "Delete the folder, whole at once, and what processes that were killed left of one."
     folder = _beside(target, ".chunks")
     if folder.exists():
         os.rename(folder, part_of(folder))
-    for path in target.parent.glob(f"{glob.escape(folder.name)}-*.part"):
+    for path in target.parent.glob(f"{glob.escape(folder.name)}-{'[0-9a-f]' * 8}.part"):
         doomed = part_of(folder)    # whoever is at work there must not give it its name
         with suppress(OSError):
             os.rename(path, doomed)
@@ -264,30 +297,34 @@ def _about_file(path: Path, target: Path) -> dict[str, Any]:
     if path.exists() and not path.is_file():
         why = f"{path} is no file, and is read more than once"
         raise ValueError(f"{why}; give a file, or send it to standard input")
-    if os.path.realpath(path) == str(target):
+    written = [_beside(target, ending) for ending in ("", ".refused", ".made_of.json")]
+    if Path(os.path.realpath(path)) in written:
         raise ValueError(f"{path} is the input and the output; give two names")
     return {"input_from": "a file", "input": _hash_of(path)}
 
 
 def _begin(
-    stream: BufferedIOBase | None, made_of: dict[str, Any], target: Path, rank: int
+    lines: Path | BufferedIOBase, made_of: dict[str, Any], target: Path, rank: int
 ) -> dict[str, Any]:
     "What all is made of, when the folder is there, or the output."
     folder = _beside(target, ".chunks")
-    if stream is not None:
+    if not isinstance(lines, Path):
         made_of = made_of | {"input_from": "a stream"}
-        made_of = _copy_stream(stream, made_of, target, rank)
+        made_of = _copy_stream(lines, made_of, target, rank)
     elif not os.path.lexists(folder):
         with _telling(target):
             _make_folder(folder, made_of, None)
-    return _check_same(folder, made_of) if os.path.lexists(folder) else made_of
+    if not os.path.lexists(folder):
+        return made_of
+    given = lines if isinstance(lines, Path) else "what comes in"
+    return _check_same(folder, made_of, given)
 
 
 def _end(
-    source: Path, target: Path, n_chunks: int, world: int, made_of: Mapping[str, Any]
+    source: Path, target: Path, n_lines: int, world: int, made_of: Mapping[str, Any]
 ) -> Bulk:
     "Put together what is there, or say whose chunks are missing."
-    folder = _beside(target, ".chunks")
+    folder, n_chunks = _beside(target, ".chunks"), -(-n_lines // made_of["chunks"][1])
     gone = {n % world for n in range(n_chunks) if not (folder / f"{n}.json").exists()}
     if gone:
         return _outcome(target, made_of) or Bulk(0, sorted(gone))
@@ -295,19 +332,20 @@ def _end(
         why = f"{source} was changed while it was read"
         raise ValueError(f"{why}; delete {folder}, and give the same command again")
     with _telling(target):
-        return _put_together(target, folder, n_chunks, made_of)
+        return _put_together(target, folder, n_chunks, n_lines, made_of)
 
 # %% ../../../notebooks/trained/in_bulk.ipynb #answer-in-bulk
 def _answer_chunks(
     source: Path, answer: Callable[[list[str]], Iterable[Told]], target: Path,
     worker: tuple[int, int], chunk_lines: int,
 ) -> int:
-    "Answer the chunks of this rank that are not there; how many there are of all ranks."
-    rank, world = worker
+    "Answer the chunks of this rank that are not there; how many lines all ranks have."
+    (rank, world), n_lines = worker, 0
     with open(source, encoding="utf-8", errors="surrogateescape") as file:
         for n in count():
             if not (lines := list(islice(file, chunk_lines))):
-                return n
+                return n_lines
+            n_lines += len(lines)
             path = _beside(target, ".chunks") / f"{n}.json"
             if n % world != rank or _is_whole(path):
                 continue
@@ -333,8 +371,9 @@ def answer_in_bulk(
     `out`.refused, each with its line's number, from 1. `worker` is (rank, world), those
     of the environment unless given. `made_of` says, as JSON, what answers depend on.
     Started again in the same way, with any world, it goes on with what is missing.
-    Raises ValueError for numbers and files that cannot be, and where `out` was begun
-    with something else, OSError where the disk refuses. Chapter *Lines in bulk*.
+    Raises ValueError for numbers and files that cannot be, where `out` was begun with
+    something else, and where what it would replace is not named in the record beside,
+    `out`.made_of.json; OSError where the disk refuses. Chapter *Lines in bulk*.
     """
     worker, target = worker or worker_of(), check_target(out)
     if not 0 <= worker[0] < worker[1] or chunk_lines < 1:
@@ -343,19 +382,18 @@ def answer_in_bulk(
     for ending in (".refused", ".made_of.json"):
         check_target(_beside(target, ending))
     about = {**json.loads(json.dumps(made_of)), "chunks": [1, chunk_lines]}    # their form
-    stream, source = None, _beside(target, ".chunks") / "input"
+    source = _beside(target, ".chunks") / "input"
     if isinstance(lines, (str, os.PathLike)):
-        source = Path(lines)
+        lines = source = Path(lines)
         about |= _about_file(source, target)
-    else:
-        stream = lines
+    _check_ours(target)
     try:
-        about = _begin(stream, about, target, worker[0])
+        about = _begin(lines, about, target, worker[0])
         if found := _outcome(target, about):
             _clear(target)
             return found
-        n_chunks = _answer_chunks(source, answer, target, worker, chunk_lines)
-        return _end(source, target, n_chunks, worker[1], about)
+        n_lines = _answer_chunks(source, answer, target, worker, chunk_lines)
+        return _end(source, target, n_lines, worker[1], about)
     except FileNotFoundError:    # the folder is gone where another has put it together
         if found := _outcome(target, about):
             return found
