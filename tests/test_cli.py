@@ -375,7 +375,7 @@ def test_a_model_that_is_there_may_be_replaced(run, monkeypatch, tmp_path):
 def test_a_model_file_that_is_not_there_is_not_looked_for_on_the_hub(run):
     status, out, err = run("translate", "--model", "none.safetensors", stdin="cat\n")
     assert (status, out) == (2, "")
-    assert err == "annotated-decoder: there is no file none.safetensors; look at its name\n"
+    assert err == "annotated-decoder: there is no file or folder none.safetensors; look at its name\n"
 
 
 HELP = {    # of a command: what its options say

@@ -422,7 +422,7 @@ def test_a_training_tells_its_plan_and_every_epochs_losses(run, turned, tmp_path
     pairs, trained = read_pairs(turned), TrainedModel.load(tmp_path / "m")
     parts = ", ".join(f"{name} {len(pairs.part(name))}" for name in PARTS)
     weights, steps = sum(p.numel() for p in trained.model.parameters()), trained.notes["training"]["steps"]
-    assert "49 pairs, 48 sources, cut into letters, targets into letters; 1 sources have several targets" in err
+    assert "49 pairs, 48 sources, cut into letters, targets into letters; sources with several targets: 1" in err
     assert f"sources: {parts}; 3 epochs, {steps} steps, {weights:,} weights, processes: 1" in err
     for epoch, (_, seen, unseen) in enumerate(trained.notes["curve"], 1):
         assert f"epoch {epoch} of 3: training {seen:.3f}, validation {unseen:.3f}\n" in err
@@ -430,7 +430,7 @@ def test_a_training_tells_its_plan_and_every_epochs_losses(run, turned, tmp_path
 
 
 def test_what_the_training_cannot_read_is_counted_before_and_fails_after(run, turned, tmp_path):
-    odd = next(word for word in ("xa", "xb", "xc", "xd", "xe", "xf", "xg", "xh", "xi") if part_for(word) == "test")
+    odd = next(each for word in WORDS for each in (f"{word}x", f"x{word}") if part_for(each) == "test")
     with turned.open("a") as file:
         file.write(f"{odd}\ta\n")
     status, said, err = run("train", "--pairs", turned, "--out", tmp_path / "m", *SMALL, "--epochs", 1)
@@ -489,6 +489,7 @@ WRONG = {
     "a folder to score": ("evaluate --pairs . --model own", "--pairs is ., which is a folder; name a file"),
     "no ways": ("evaluate --pairs good --model plain", "do not say how a line is cut"),
     "a stream": ("translate --model plain --stream", "--stream is for checkpoints of others, and plain is a"),
+    "no folder": ("translate --model ./none", "there is no file or folder ./none; look at its name"),
     "a prefix": ("translate --model plain --prefix x", "--prefix is for checkpoints of others"),
     "lines without ways": ("translate --model plain", "do not say how a line is cut"),
 }

@@ -554,7 +554,7 @@ def _train_pairs(args: argparse.Namespace, checkpoints: Any, device: Any) -> int
         rights = [len(right) for right in pairs.listed.values()]
         cuts = f"{len(pairs.listed):,} sources, cut into {pairs.source}, targets into {pairs.target}"
         several = sum(n > 1 for n in rights)
-        _tell(f"{args.pairs}: {sum(rights):,} pairs, {cuts}; {several:,} sources have several targets")
+        _tell(f"{args.pairs}: {sum(rights):,} pairs, {cuts}; sources with several targets: {several:,}")
     _check_reach(args.pairs, pairs)
     _tell_of(args, checkpoints)
     asked: dict[str, Any] = dict(checkpoints=checkpoints, device=device, together=_together(args))
@@ -733,8 +733,9 @@ def _check_translate(args: argparse.Namespace) -> None:
         raise ValueError(f"--beam is {args.beam}; give a number from 1 to 100")
     if not 1 <= args.batch_size <= 10_000:
         raise ValueError(f"--batch-size is {args.batch_size}; give a number from 1 to 10000")
-    if args.model.endswith(".safetensors") and not os.path.exists(args.model):
-        raise ValueError(f"there is no file {args.model}; look at its name")
+    local = args.model.startswith((".", "/")) or args.model.endswith(".safetensors") or args.model.count("/") > 1
+    if local and not os.path.exists(args.model):                     # an id of the hub is owner/name
+        raise ValueError(f"there is no file or folder {args.model}; look at its name")
     _check_bulk(args)
     if args.input is None and sys.stdin is None:
         raise ValueError("there are no lines: standard input is closed; open it")
