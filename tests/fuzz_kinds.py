@@ -423,7 +423,8 @@ def ask_command(folder, arguments, given=b""):
         sys.stdin, sys.stdout, sys.stderr, sys.argv = kept
     if found := STEERING.search(answers.replace("\r\n", "").replace("\n", "")):
         raise Fault(f"{found[0]!r} stands in the output {answers[:200]!r}")
-    for line in re.sub(r"\r[^\r\n]*(it/s|s/it)[^\r\n]*\] *", "", told).split("\n")[:-1]:    # without bars of progress
+    bars = r"\r[^\r\n]*(it/s|s/it)[^\r\n]*\] *|\r *\r"                  # of progress, shown and taken away
+    for line in re.sub(bars, "", told).split("\n")[:-1]:
         if not line:
             continue
         check_sentence(line)
@@ -443,9 +444,9 @@ def use_pairs(folder):
     train = ["train", "--pairs", "pairs", "--out", "made", *ways, *tiny]
     score = ["evaluate", "--pairs", "pairs", "--model"]
     for arguments in ([*score, "model"], train, [*score, "made"]) if is_small else ():
-        failed = ask_command(folder, arguments)
+        failed = ask_command(folder, arguments) == 2    # 1: the model can read none of the sources
         if (failed and (telling.nothing or arguments[-1] == "made")) or (failed and (folder / "made").exists()):
-            raise Fault(f"{arguments} ended with status {failed}, with {os.listdir(folder)} there")
+            raise Fault(f"{arguments} ended with status 2, with {os.listdir(folder)} there")
         if failed:
             return
     if (folder / "made").exists():

@@ -221,7 +221,7 @@ REFUSED = {    # the arguments, the one line on standard error
     "too many": ("pronounce --best 101 cat", "--best is 101; give a number from 1 to 100"),
     "more than the beam": ("pronounce --best 3 --beam 2 cat", "--best is 3 and --beam 2; a beam finds as many"),
     "scores of a beam": ("evaluate --model m --store --beam 2", "--store keeps the scores of greedy decoding"),
-    "no steps between": ("train --out m --every 0", "every is 0 and keep 2; give numbers of at least 1"),
+    "no steps between": ("train --out m --every 0", "--every is 0; give a number of at least 1"),
     "no epochs": ("train --out m --epochs 0", "epochs is 0; it must be a whole number of at least 1"),
 }
 
@@ -375,7 +375,7 @@ def test_a_model_that_is_there_may_be_replaced(run, monkeypatch, tmp_path):
 def test_a_model_file_that_is_not_there_is_not_looked_for_on_the_hub(run):
     status, out, err = run("translate", "--model", "none.safetensors", stdin="cat\n")
     assert (status, out) == (2, "")
-    assert err == "annotated-decoder: there is no file none.safetensors; look at its name\n"
+    assert err == "annotated-decoder: there is no file or folder none.safetensors; look at its name\n"
 
 
 HELP = {    # of a command: what its options say

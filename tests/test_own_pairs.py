@@ -137,7 +137,7 @@ def test_a_line_that_is_added_moves_no_other(words):
 def test_an_empty_part_is_refused_with_the_number_of_sources():
     pairs = Pairs({"a": [("b",)]}, "letters", "letters", "few.tsv", "")
     empty = next(name for name in PARTS if name != part_for("a"))
-    with pytest.raises(ValueError, match=f"few.tsv has 1 sources, and none falls into the part '{empty}'.*more lines"):
+    with pytest.raises(ValueError, match=f"few.tsv has too few sources, 1: none .* '{empty}', .* a hundred lines"):
         pairs.part(empty)
     with pytest.raises(ValueError, match="'dev' is no part; give one of training, validation, test"):
         pairs.part("dev")
@@ -332,7 +332,12 @@ def test_lines_are_cut_and_answers_joined_as_the_notes_say():
     assert [found[0].text, found[3].text] == [" ".join(said["cab"]), " ".join(said["dead"])]
     assert found[1].text == "" and found[1].finished and "unknown symbols [' ']" in str(found[2])
     trained.notes["pairs"] = {"source": "tokens", "target": "letters"}
-    assert [str(a) for a in answer_lines(trained, ["c a b"])] == ["".join(said["cab"])]
+    good, bad = answer_lines(trained, ["c a b", "c of a"])
+    assert str(good) == "".join(said["cab"]) and str(bad).startswith("'c of a': unknown symbols ['of']")
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 @pytest.fixture
@@ -383,11 +388,59 @@ def test_the_options_of_train_reach_the_training(run, turned, tmp_path, monkeypa
     shape = dict(d_model=24, encoder_layers=3, decoder_layers=4, n_heads=6, dropout=0.25)
     flags = [s for name, value in (knobs | shape).items() for s in ("--" + name.replace("_", "-"), value)]
     curve = tmp_path / "pictures" / "c.png"
+    turned.write_text("".join(f"{' '.join(word)}\t{word[::-1]}\n" for word in WORDS))
     ways = ("--source", "tokens", "--target", "letters", "--curve", curve, "--every", 9)
     assert run("train", "--pairs", turned, "--out", tmp_path / "m", *ways, *flags)[0] == 0
     assert asked == [("tokens", "letters", TrainingConfig(**knobs), 9, shape)] and curve.exists()
     assert run("train", "--pairs", turned, "--out", tmp_path / "m")[0] == 0
-    assert asked[1] == ("letters", "letters", recipe_for(read_pairs(turned)), 100, {})
+    assert asked[1] == ("tokens", "letters", recipe_for(read_pairs(turned)), 100, {})
+
+
+def test_a_training_that_is_over_is_not_taken_again(run, turned, tmp_path):
+    pytest.importorskip("matplotlib")
+    asked = ["train", "--pairs", turned, "--out", tmp_path / "m", *SMALL, "--epochs"]
+    said, before = run(*asked, 1)[1], None
+    for changes in ((1,), (1, "--every", 7)):
+        before = contents(tmp_path)
+        status, again, err = run(*asked, *changes)
+        assert (status, again, contents(tmp_path)) == (0, said, before)
+        assert f"{tmp_path / 'm'} is there already, made of the same pairs and recipe; delete it to train anew" in err
+    for changes in ((2,), (2, "--d-model", 8), (2, "--d-model", 8, "--dropout", 0)):
+        status, _, err = run(*asked, *changes)
+        assert status == 0 and "m is another model, which will be replaced in the end" in err
+        assert contents(tmp_path)["m"] != before["m"]
+        before = contents(tmp_path)
+    with turned.open("a") as file:
+        file.write("dd\tdd\ndd\tda\n")
+    assert "another model" in run(*asked, *changes)[2]
+
+
+def test_a_training_tells_its_plan_and_every_epochs_losses(run, turned, tmp_path):
+    with turned.open("a") as file:
+        file.write(f"{WORDS[0]}\tdd\n")
+    err = run("train", "--pairs", turned, "--out", tmp_path / "m", *SMALL, "--epochs", 3)[2]
+    pairs, trained = read_pairs(turned), TrainedModel.load(tmp_path / "m")
+    parts = ", ".join(f"{name} {len(pairs.part(name))}" for name in PARTS)
+    weights, steps = sum(p.numel() for p in trained.model.parameters()), trained.notes["training"]["steps"]
+    assert "49 pairs, 48 sources, cut into letters, targets into letters; sources with several targets: 1" in err
+    assert f"sources: {parts}; 3 epochs, {steps} steps, {weights:,} weights, processes: 1" in err
+    for epoch, (_, seen, unseen) in enumerate(trained.notes["curve"], 1):
+        assert f"epoch {epoch} of 3: training {seen:.3f}, validation {unseen:.3f}\n" in err
+    assert "validation:   0%|" in err and "test:   0%|" in err
+
+
+def test_what_the_training_cannot_read_is_counted_before_and_fails_after(run, turned, tmp_path):
+    odd = next(each for word in WORDS for each in (f"{word}x", f"x{word}") if part_for(each) == "test")
+    with turned.open("a") as file:
+        file.write(f"{odd}\ta\n")
+    status, said, err = run("train", "--pairs", turned, "--out", tmp_path / "m", *SMALL, "--epochs", 1)
+    held_out = sum(len(read_pairs(turned).part(name)) for name in PARTS[1:])
+    assert status == 0 and f"1 of {held_out} held-out sources cannot be read" in err and "give more lines" in err
+    assert json.loads(said)["test"]["refused"] == 1
+    turned.write_text(f"{odd}\ta\n")
+    status, said, err = run("evaluate", "--model", tmp_path / "m", "--pairs", turned)
+    assert status == 1 and json.loads(said)["refused"] == 1
+    assert "can read none of the 1 sources, cut into letters; give other pairs" in err
 
 
 def test_where_no_picture_can_be_drawn_the_scores_come_and_name_none(run, turned, tmp_path, monkeypatch):
@@ -414,12 +467,19 @@ def test_the_options_serve_the_pronouncer_too(run, tmp_path, monkeypatch):
 
 
 WRONG = {
-    "no such file": ("train --pairs none --out m", "none cannot be read"),
+    "no such file": ("train --pairs none --out m", ": none cannot be read"),
     "a bad line": ("train --pairs bad --out m", "bad, line 1: 'cat' has no tab"),
-    "few lines": ("train --pairs few --out m", "and none falls into the part"),
-    "a rate": ("train --pairs good --out m --peak-lr 0", "peak_lr is 0.0; it must be above 0 and finite"),
-    "no number": ("train --pairs good --out m --dropout nan", "dropout is nan; it must be at least 0 and below 1"),
-    "heads": ("train --pairs good --out m --d-model 10 --n-heads 4", "4"),
+    "few lines": ("train --pairs few --out m", "few has too few sources, 1: none falls into the part"),
+    "a rate": ("train --pairs good --out m --peak-lr 0", "--peak-lr is 0.0; it must be above 0 and finite"),
+    "no number": ("train --pairs good --out m --dropout nan", "--dropout is nan; it must be at least 0 and below 1"),
+    "heads": ("train --pairs good --out m --d-model 10 --n-heads 4", "4 heads do not divide --d-model = 10"),
+    "no layers": ("train --pairs good --out m --encoder-layers 0", "--encoder-layers is 0; give a number of at lea"),
+    "no checkpoints": ("train --pairs good --out m --every 0", "--every is 0; give a number of at least 1"),
+    "no name": ("train --pairs good --out=", "--out is empty; name a file"),
+    "a curve over another model": ("train --pairs good --out m --curve plain", "replace plain, which is no PNG; name"),
+    "a curve over data": ("train --pairs good --out keep", "replace keep.png, which is no PNG; name another by"),
+    "sources of new tokens": ("train --pairs good --out m --source tokens", "10 of 10 held-out sources cannot be read"),
+    "targets of new tokens": ("train --pairs good --out m --target tokens", "lack some of their tokens; give --targ"),
     "teachers": ("train --pairs good --out m --teachers t", "--teachers know the dictionary"),
     "cut without data": ("train --source letters --out m", "--source is for data of your own; name their file"),
     "a curve without data": ("train --curve c --out m", "--curve is for data of your own"),
@@ -429,6 +489,7 @@ WRONG = {
     "a folder to score": ("evaluate --pairs . --model own", "--pairs is ., which is a folder; name a file"),
     "no ways": ("evaluate --pairs good --model plain", "do not say how a line is cut"),
     "a stream": ("translate --model plain --stream", "--stream is for checkpoints of others, and plain is a"),
+    "no folder": ("translate --model ./none", "there is no file or folder ./none; look at its name"),
     "a prefix": ("translate --model plain --prefix x", "--prefix is for checkpoints of others"),
     "lines without ways": ("translate --model plain", "do not say how a line is cut"),
 }
@@ -440,6 +501,7 @@ def test_what_cannot_be_is_one_line_and_leaves_nothing(run, tmp_path, monkeypatc
     turned.rename("good")
     (tmp_path / "bad").write_text("cat\n")
     (tmp_path / "few").write_text("a\tb\n")
+    (tmp_path / "keep.png").write_text("a\tb\n")
     (own := small_pronouncer()).save("plain")
     own.notes["pairs"] = {"source": "letters", "target": "tokens"}
     own.save("own")

@@ -163,6 +163,19 @@ def test_what_the_card_shows_as_code_runs(tmp_path, monkeypatch):
     assert found["said"] == ours.transcribe(["cab", "bed"])
 
 
+def test_the_card_of_a_model_of_pairs_answers_lines_and_leaves_the_curve_out(tmp_path, capsys):
+    ours = small_pronouncer()
+    ours.notes.update(pairs={"source": "tokens", "target": "tokens"}, curve=[[1, 2.0, 12.25]])
+    save_folder(ours, tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.S)
+    code = code.replace("this folder, or its name on the hub", str(tmp_path))
+    exec(code.replace('"a line", "another"', '"c a b", "b e d"'), {})
+    said = ours.transcribe([tuple("cab"), tuple("bed")])
+    assert capsys.readouterr().out.splitlines() == [" ".join(found) for found in said.values()]
+    assert "annotated-decoder translate --model FOLDER" in card and '"tokens"' in card and "12.25" not in card
+
+
 # The hub
 
 

@@ -374,20 +374,29 @@ _TRAINING = ("epochs", "seed", "optimizer", "peak_lr", "weight_decay", "smoothin
 _SHAPE = ("d_model", "encoder_layers", "decoder_layers", "n_heads", "dropout")
 
 
+_PNG = b"\x89PNG\r\n\x1a\n"    # the first bytes of every such picture
+
+
 def _given(args: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 
 def _check_files(args: argparse.Namespace) -> None:
-    "ValueError where what is written would replace what is read, or a file that is no model of this book."
+    "ValueError where what is written would replace what is read, a file that is no model, or a curve what is no PNG."
     from annotated_decoder.trained.model_file import load_model
 
+    if empty := [name for name in ("out", "pairs", "curve") if getattr(args, name) == ""]:
+        raise ValueError(f"--{empty[0]} is empty; name a file")
     taken = {os.path.realpath(path) for path in (args.pairs, *args.teachers) if path is not None}
     written = {"--out": args.out} | ({"--curve": args.curve or f"{args.out}.png"} if args.pairs is not None else {})
     for option, path in written.items():
         if os.path.realpath(path) in taken:
             raise ValueError(f"{option} is {path}, as another file of this command is; name another")
         taken.add(os.path.realpath(path))
+    if (curve := written.get("--curve")) is not None and os.path.isfile(curve):
+        with open(curve, "rb") as file:
+            if file.read(len(_PNG)) != _PNG:
+                raise ValueError(f"the learning curve would replace {curve}, which is no PNG; name another by --curve")
     try:
         if os.path.isfile(args.out):
             load_model(args.out)
@@ -400,11 +409,32 @@ def _check_pairs(path: str | None) -> None:
     if path is not None and os.path.isdir(path):
         raise ValueError(f"--pairs is {path}, which is a folder; name a file")
 
+# %% ../../notebooks/command_line/cli.ipynb #tell-of
+_PARAMETERS = re.compile(rf"\b({'|'.join((*_TRAINING, *_SHAPE))})(?= (is|=) )")
+
+
+def _by_options(why: str) -> str:
+    "A complaint in the words of the command: its options, where Python's parameters stood."
+    why = why.replace("give head_dim or other numbers", "give other --n-heads")
+    return _PARAMETERS.sub(lambda name: "--" + name[0].replace("_", "-"), why)
+
+
+def _tell_of(args: argparse.Namespace, checkpoints: Any) -> None:
+    "Where the training goes on, if it does, and what it will replace."
+    if worker_of()[0] == 0 and os.path.isfile(args.out):
+        _tell(f"{args.out} is another model, which will be replaced in the end; Ctrl-C and another --out keep it")
+    if (there := checkpoints.steps()) and worker_of()[0] == 0:
+        _tell(f"checkpoints are in {checkpoints.folder}, the newest after step {there[-1]}")
+
+
 # %% ../../notebooks/command_line/cli.ipynb #train-evaluate
 def _run_train(args: argparse.Namespace) -> int:
     from annotated_decoder.trained.checkpoints import Checkpoints  # PyTorch
     from annotated_decoder.trained.model_file import find_device
 
+    for name in ("encoder_layers", "decoder_layers", "every"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {value}; give a number of at least 1")
     if args.seed is not None and args.seed >= 2**64:
         raise ValueError(f"--seed is {args.seed}; give a number below 2**64")
     if args.pairs is not None and args.teachers:
@@ -421,17 +451,14 @@ def _run_train(args: argparse.Namespace) -> int:
     work = partial(_train_pronouncer if args.pairs is None else _train_pairs, args, checkpoints)
     try:
         return _train_in_a_group(args, work, device) if "RANK" in os.environ else work(device)
+    except ValueError as error:
+        raise ValueError(_by_options(str(error))) from error
     except KeyboardInterrupt:
         kept = f"saved after step {checkpoints.steps()[-1]}" if checkpoints.steps() else "nothing was saved yet"
         if worker_of()[0] == 0:
             _tell(f"stopped; {kept}; give the same command to go on")
         raise
 
-
-def _tell_of(checkpoints: Any) -> None:
-    "Where the training goes on, if it does."
-    if (there := checkpoints.steps()) and worker_of()[0] == 0:
-        _tell(f"checkpoints are in {checkpoints.folder}, the newest after step {there[-1]}")
 
 # %% ../../notebooks/command_line/cli.ipynb #train-in-a-group
 def _train_in_a_group(args: argparse.Namespace, work: Callable[[Any], int], device: Any) -> int:
@@ -463,7 +490,7 @@ def _train_pronouncer(args: argparse.Namespace, checkpoints: Any, device: Any) -
 
     config = replace(RECIPE, bfloat16=not args.float32, **_given(args, _TRAINING))
     dictionary, teachers = read_cmudict(), [TrainedModel.load(path) for path in args.teachers]
-    _tell_of(checkpoints)
+    _tell_of(args, checkpoints)
     asked: dict[str, Any] = dict(teachers=teachers, checkpoints=checkpoints, device=device, together=_together(args))
     trained = train_pronouncer(dictionary, config, **asked, **_given(args, _SHAPE))
     if worker_of()[0]:
@@ -476,26 +503,65 @@ def _train_pronouncer(args: argparse.Namespace, checkpoints: Any, device: Any) -
     return 0
 
 # %% ../../notebooks/command_line/cli.ipynb #train-pairs
-def _train_pairs(args: argparse.Namespace, checkpoints: Any, device: Any) -> int:
-    "A model of the reader's own pairs, with its scores and its curve."
-    from annotated_decoder.trained.own_pairs import read_pairs, recipe_for, save_curve, score_pairs, train_pairs
+def _check_reach(file: str, pairs: Any) -> None:
+    "Tell how many held-out sources the symbols of the training do not reach; ValueError where they reach none."
+    from annotated_decoder.trained.own_pairs import out_of_reach
 
-    curve = f"{args.out}.png" if args.curve is None else args.curve
-    check_target(curve)
-    pairs = read_pairs(args.pairs, args.source, args.target)
-    config = replace(recipe_for(pairs), **_given(args, _TRAINING))
-    if worker_of()[0] == 0:
-        _tell(f"{args.pairs}: {len(pairs.listed):,} sources, cut into {pairs.source}, targets into {pairs.target}")
-    _tell_of(checkpoints)
-    asked: dict[str, Any] = dict(checkpoints=checkpoints, device=device, together=_together(args))
-    trained = train_pairs(pairs, config, **asked, **_given(args, _SHAPE))
-    if worker_of()[0]:
-        return 0                                                     # the first has the model
+    held_out = sum(len(pairs.part(name)) for name in ("validation", "test"))
+    for side, n in out_of_reach(pairs).items():
+        what = {"source": "be read", "target": "be answered right"}[side]
+        why = f"since the training's {side}s lack some of their {getattr(pairs, side)}"
+        remedy = f"give --{side} letters" if getattr(pairs, side) == "tokens" else "give more lines"
+        told = f"{file}: {n:,} of {held_out:,} held-out sources cannot {what}, {why}; {remedy}"
+        if n == held_out:
+            raise ValueError(told)
+        if n and worker_of()[0] == 0:
+            _tell(told)
+
+
+def _print_made(args: argparse.Namespace, trained: Any, curve: str | None) -> None:
+    made = {"model": args.out, "curve": curve, "epochs": trained.notes["training"]["epochs"]}
+    print(json.dumps(made | trained.notes.get("scores", {}), indent=1))
+
+
+def _score_and_save(args: argparse.Namespace, trained: Any, pairs: Any, device: Any) -> None:
+    from annotated_decoder.trained.own_pairs import score_pairs
+
     trained.model.to(device)
     scores = {part: score_pairs(trained, pairs, part, progress=True) for part in ("validation", "test")}
     trained.model.to("cpu")
     trained.notes["scores"] = scores
     trained.save(args.out)
+
+
+# %% ../../notebooks/command_line/cli.ipynb #run-train-pairs
+def _train_pairs(args: argparse.Namespace, checkpoints: Any, device: Any) -> int:
+    "A model of the reader's own pairs, with its scores and its curve."
+    from annotated_decoder.trained.model_file import TrainedModel, load_model
+    from annotated_decoder.trained.own_pairs import is_made_of, read_pairs, recipe_for, save_curve, train_pairs
+
+    curve = f"{args.out}.png" if args.curve is None else args.curve
+    check_target(curve)
+    pairs = read_pairs(args.pairs, args.source, args.target)
+    config, shape = replace(recipe_for(pairs), **_given(args, _TRAINING)), _given(args, _SHAPE)
+    first, there = worker_of()[0] == 0, load_model(args.out) if os.path.isfile(args.out) else None
+    if isinstance(there, TrainedModel) and is_made_of(there, pairs, config, **shape):
+        if first:
+            _tell(f"{args.out} is there already, made of the same pairs and recipe; delete it to train anew")
+            _print_made(args, there, curve if os.path.isfile(curve) else None)
+        return 0
+    if first:
+        rights = [len(right) for right in pairs.listed.values()]
+        cuts = f"{len(pairs.listed):,} sources, cut into {pairs.source}, targets into {pairs.target}"
+        several = sum(n > 1 for n in rights)
+        _tell(f"{args.pairs}: {sum(rights):,} pairs, {cuts}; sources with several targets: {several:,}")
+    _check_reach(args.pairs, pairs)
+    _tell_of(args, checkpoints)
+    asked: dict[str, Any] = dict(checkpoints=checkpoints, device=device, together=_together(args))
+    trained = train_pairs(pairs, config, **asked, **shape)
+    if not first:
+        return 0                                                     # the first has the model
+    _score_and_save(args, trained, pairs, device)
     checkpoints.clear()
     drawn = None
     try:
@@ -503,8 +569,9 @@ def _train_pairs(args: argparse.Namespace, checkpoints: Any, device: Any) -> int
         drawn = curve
     except ModuleNotFoundError as error:                             # the model is there, whatever a picture needs
         _tell(f"no picture was drawn: {error}")
-    print(json.dumps({"model": args.out, "curve": drawn, "epochs": config.epochs} | scores, indent=1))
+    _print_made(args, trained, drawn)
     return 0
+
 
 # %% ../../notebooks/command_line/cli.ipynb #evaluate
 def _run_evaluate(args: argparse.Namespace) -> int:
@@ -563,8 +630,13 @@ def _evaluate_pairs(args: argparse.Namespace) -> int:
     trained = TrainedModel.load(args.model)
     pairs = read_pairs(args.pairs, *ways_of(trained))
     trained.model.to(find_device(args.device or "cpu"))
-    print(json.dumps(score_pairs(trained, pairs, args.part, beam=args.beam, progress=True), indent=1))
-    return 0
+    scores = score_pairs(trained, pairs, args.part, beam=args.beam, progress=True)
+    print(json.dumps(scores, indent=1))
+    if scores["refused"] < scores["sources"]:
+        return 0
+    cure = "give other pairs, or train it on letters (--source letters)"
+    _tell(f"{args.model} can read none of the {scores['sources']:,} sources, cut into {pairs.source}; {cure}")
+    return 1
 
 # %% ../../notebooks/command_line/cli.ipynb #train-options
 def _add_recipe(make: argparse.ArgumentParser) -> None:
@@ -661,8 +733,9 @@ def _check_translate(args: argparse.Namespace) -> None:
         raise ValueError(f"--beam is {args.beam}; give a number from 1 to 100")
     if not 1 <= args.batch_size <= 10_000:
         raise ValueError(f"--batch-size is {args.batch_size}; give a number from 1 to 10000")
-    if args.model.endswith(".safetensors") and not os.path.exists(args.model):
-        raise ValueError(f"there is no file {args.model}; look at its name")
+    local = args.model.startswith((".", "/")) or args.model.endswith(".safetensors") or args.model.count("/") > 1
+    if local and not os.path.exists(args.model):                     # an id of the hub is owner/name
+        raise ValueError(f"there is no file or folder {args.model}; look at its name")
     _check_bulk(args)
     if args.input is None and sys.stdin is None:
         raise ValueError("there are no lines: standard input is closed; open it")
@@ -934,7 +1007,7 @@ def _run(output: _Output) -> int:
         _abandon(output.stream)
         if _reader_left(error):                                      # of answers, who reads has read enough
             return 0 if sys.argv[1:2] in (["pronounce"], ["translate"], ["transcribe"]) else 2
-        what: object = error
+        what: object = error.strerror or error
         if output.failed:
             what = f"standard output cannot be written ({error.strerror}); send it to another place"
         elif error.filename:

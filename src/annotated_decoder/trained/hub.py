@@ -50,6 +50,15 @@ model = load_from_hub("this folder, or its name on the hub")
 _URL = "https://github.com/annotated-decoder/annotated-decoder"
 _ROWS = ("n_layers", "d_model", "n_heads", "d_ff", "vocab_size", "max_len", "positions", "norm", "pre_norm")
 _USE_TRAINED = 'model.transcribe(["some", "words"])'
+_USE_PAIRS = """from annotated_decoder.trained.own_pairs import answer_lines
+
+print(*answer_lines(model, ["a line", "another"]), sep="\\n")
+```
+
+Or, of a file of lines:
+
+```bash
+annotated-decoder translate --model FOLDER < lines.txt"""
 _USE_BARE = """from annotated_decoder import Cache, generate
 
 generate(model, source, source_mask, cache=Cache())    # of token ids; it knows no vocabulary"""
@@ -60,8 +69,9 @@ def _write_card(model: TrainedModel | EncoderDecoder) -> str:
     if isinstance(model, EncoderDecoder):
         bare, use, notes = model, _USE_BARE, ""
     else:
-        bare, use = model.model, _USE_TRAINED
-        notes = f"\n## Notes\n\n```json\n{json.dumps(model.notes, indent=1, ensure_ascii=False)}\n```\n"
+        bare, use = model.model, _USE_PAIRS if "pairs" in model.notes else _USE_TRAINED
+        told = {name: note for name, note in model.notes.items() if name != "curve"}    # a row for each epoch
+        notes = f"\n## Notes\n\n```json\n{json.dumps(told, indent=1, ensure_ascii=False)}\n```\n"
     one, other = (vars(stack.config) | vars(parts_of(stack)) for stack in (bare.encoder, bare.decoder))
     shape = "\n".join(f"| {row} | {one[row]} | {other[row]} |" for row in _ROWS)
     numbers = sum(p.numel() for p in bare.parameters())
