@@ -543,7 +543,8 @@ def test_worlds_write_what_the_command_writes_alone(run, words, tmp_path):
     (doomed := start([*ASKED, "--in", words, "--out", outs[2]], 0, 3)).kill()
     assert doomed.wait() == -signal.SIGKILL and not outs[2].exists()
     status, _, told = run(*ASKED, "--in", words, "--out", outs[2])    # alone, where a world of 3 broke off
-    assert (status, told) == (1, f"4 of the lines have a complaint; {outs[2]}.refused says which, and why\n")
+    lines = f"{len(words.read_bytes().splitlines())} lines, 4 of them refused"
+    assert (status, told) == (1, f"{outs[2]} is written: {lines}: {outs[2]}.refused says which, and why\n")
     assert {out.read_bytes() for out in outs} == {plain.encode("utf-8", "surrogateescape")}
     for out in outs:
         refused = out.with_name(f"{out.name}.refused").read_text().splitlines()
@@ -560,9 +561,10 @@ def test_the_output_is_what_stands_on_standard_output_without_it(run, tmp_path, 
     (tmp_path / "in").write_bytes(SMALL)
     status, out, err = run("pronounce", *options.split(), stdin=SMALL)
     given = {"": ("--in", tmp_path / "in")}.get(options, ())    # else from standard input
-    assert run("pronounce", *options.split(), *given, "--out", tmp_path / "out", stdin=b"" if given else SMALL) == (
-        status, "", f"3 of the lines have a complaint; {tmp_path / 'out'}.refused says which, and why\n",
-    )    # fmt: skip
+    made = tmp_path / "out"
+    written = f"{made} is written: 6 lines, 3 of them refused: {made}.refused says which, and why"
+    found = run("pronounce", *options.split(), *given, "--out", tmp_path / "out", stdin=b"" if given else SMALL)
+    assert found == (status, "", f"{written}\n")
     assert (tmp_path / "out").read_text() == out and status == 1
     refused = [f"line {line.replace(chr(9), ': ')}" for line in (tmp_path / "out.refused").read_text().splitlines()]
     assert refused == err.splitlines()
@@ -572,7 +574,8 @@ def test_complaints_are_no_failure_for_torchrun(run, tmp_path, monkeypatch):
     (tmp_path / "in").write_bytes(b"cat\nx2\n")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     status, _, err = run("pronounce", "--in", tmp_path / "in", "--out", tmp_path / "out", rank=0, world=1)
-    assert (status, err) == (0, f"1 of the lines have a complaint; {tmp_path / 'out'}.refused says which, and why\n")
+    refused = f"{tmp_path / 'out'}.refused says which, and why"
+    assert (status, err) == (0, f"{tmp_path / 'out'} is written: 2 lines, 1 of them refused: {refused}\n")
     assert (tmp_path / "out.refused").read_text().startswith("2\t'x2'")
     assert run("pronounce", "x2")[0] == 1                             # where torchrun waits for nobody
 

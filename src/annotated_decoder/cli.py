@@ -279,8 +279,9 @@ def _answer_bulk(
         done = answer_in_bulk(given, counted, args.out, **asked)
     if done.missing:
         _tell(f"rank {rank} of {world} is done, {_ranks(done.missing)} not yet; who ends last writes {args.out}")
-    elif done.refused:
-        _tell(f"{done.refused} of the lines have a complaint; {args.out}.refused says which, and why")
+    else:
+        refused = f", {done.refused} of them refused: {args.out}.refused says which, and why" if done.refused else ""
+        _tell(f"{args.out} is written: {done.lines} lines{refused}")
     return 1 if done.refused and "TORCHELASTIC_RUN_ID" not in os.environ else 0
 
 # %% ../../notebooks/command_line/cli.ipynb #bulk-pronounce
