@@ -90,7 +90,9 @@ def test_behind_the_guess_one_fold_holds_the_answer_and_no_code_above_it_is_open
         assert source(cell).startswith("#@title What you would see\n") and "hide-input" in cell["metadata"]["tags"]
         assert cell["metadata"]["cellView"] == "form" and cell["metadata"]["jupyter"]["source_hidden"]
     order = [cell["id"] for cell in cells]
-    assert order == [name, *(cell["id"] for cell in seen), f"{name}-line", f"{name}-law", f"{name}-why"]
+    measured = [f"{name}-measured"] if f"{name}-measured" in order else []    # what another processor rounds otherwise
+    lines = [f"{name}-line", *measured, f"{name}-law", f"{name}-why"]
+    assert order == [name, *(cell["id"] for cell in seen), *lines]
 
 
 @pytest.mark.parametrize("name", EXHIBITS)
