@@ -206,22 +206,25 @@ print(answer_in_bulk(sys.argv[1], answer, sys.argv[2], made_of={}, chunk_lines=1
 
 def test_a_million_lines_fit_into_a_small_memory(tmp_path):
     script = """
-import itertools, resource, sys
+import sys
 from pathlib import Path
 from annotated_decoder.trained.in_bulk import answer_in_bulk
-folder, most = Path(sys.argv[1]), lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+sys.path.append(sys.argv[2])
+from memory import grown
+folder = Path(sys.argv[1])
 def answer(lines):
     return ((line[::-1], None) for line in lines)
 for name, times in (("few", 1), ("many", 100)):
     with (folder / name).open("w") as file:
         for n in range(times):
             file.write("".join(f"{10_000 * n + i:080d}\\n" for i in range(10_000)))
-    answer_in_bulk(folder / name, answer, folder / "out" / name, made_of={}, chunk_lines=10_000)
-    print(most(), (folder / "out" / name).stat().st_size)
+    inputs, out = folder / name, folder / "out" / name
+    print(grown(lambda: answer_in_bulk(inputs, answer, out, made_of={}, chunk_lines=10_000)), out.stat().st_size)
 """
-    out = subprocess.run([sys.executable, "-c", script, tmp_path], env=PLAIN, capture_output=True, text=True)
-    (few, _), (many, size) = (map(int, line.split()) for line in out.stdout.splitlines())
-    assert size == 81_000_000 and many - few < 16    # MiB
+    command = [sys.executable, "-c", script, tmp_path, str(Path(__file__).parent)]
+    out = subprocess.run(command, env=PLAIN, capture_output=True, text=True)
+    (few, _), (many, size) = (map(float, line.split()) for line in out.stdout.splitlines())
+    assert size == 81_000_000 and max(few, many) < 32    # MiB; the many lines are 77
 
 
 # What lies there

@@ -130,7 +130,7 @@ def main() -> int:
     listed = [mutation for mutation in mutations() if not args.modules or mutation["module"] in args.modules]
     if unknown := set(args.modules) - {mutation["module"] for mutation in listed}:
         options.error(f"no mutation of {', '.join(sorted(unknown))} is listed")
-    faults = 0
+    faults = []
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch, "whole")
         shutil.copytree(PACKAGE, whole / "annotated_decoder", ignore=shutil.ignore_patterns("__pycache__"))
@@ -144,14 +144,14 @@ def main() -> int:
             else:
                 what = f"{listed[number - 1]['law']}: {listed[number - 1]['what']}"
                 right = status == pytest.ExitCode.TESTS_FAILED
-            faults += not right
             print(f"{'ok' if number == 0 else 'killed':8} {what}" if right else f"WRONG    {what}", flush=True)
             if not right:
-                print(f"  {', '.join(jobs[number][1])}: exit status {status}\n{(jobs[number][0] / 'log').read_text()}")
-    print(f"{len(jobs) - faults} passed, {faults} failed")
+                log = (jobs[number][0] / "log").read_text(encoding="utf-8")
+                faults.append(f"WRONG    {what}\n  {', '.join(jobs[number][1])}: exit status {status}\n{log}")
+    print(*faults, f"{len(jobs) - len(faults)} passed, {len(faults)} failed", sep="\n")    # last, where a log is cut
     if args.table and not faults and not args.modules:
         TABLE.write_text(table(), encoding="utf-8")
-    return int(faults > 0)
+    return int(bool(faults))
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ class Step:
         log_p = log_softmax(wide(self.logits)).gather(-1, self.tokens[:, None])
         return torch.where(self.going, log_p[:, 0], 0.0)
 
-
+# %% ../../notebooks/10_generation.ipynb #greedy
 def greedy(logits: Float[Tensor, "batch vocab"]) -> Int[Tensor, "batch"]:
     "The most probable token of each row; the lowest id where several tie."
     return logits.argmax(-1)

@@ -129,11 +129,9 @@ def spread(
     mesh = init_device_mesh(device, (dist.get_world_size(),))
     halves = (torch.bfloat16, torch.float32) if bfloat16 else ()    # gather, add
     cut: Any = {"mesh": mesh, "mp_policy": MixedPrecisionPolicy(*halves)}
-    for layer in (*model.encoder.layers, *model.decoder.layers):
-        fully_shard(layer, **cut)
-    fully_shard(model, reshard_after_forward=True, **cut)    # as layers are
+    for part in (*model.encoder.layers, *model.decoder.layers, model):
+        fully_shard(part, reshard_after_forward=True, **cut)
     return model
-
 
 # %% ../../notebooks/19_scaling_out.ipynb #shards
 Optimizers = Sequence[torch.optim.Optimizer]
@@ -161,7 +159,7 @@ def load_shards(folder: Path, model: nn.Module, optimizers: Optimizers) -> None:
         model, optimizers, model_state_dict=weights, optim_state_dict=moments
     )
 
-
+# %% ../../notebooks/19_scaling_out.ipynb #gather
 def gather(model: nn.Module) -> dict[str, Any]:
     """All weights, on the processor of process 0; nothing on the others.
 

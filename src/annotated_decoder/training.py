@@ -54,8 +54,8 @@ def batches(
 ) -> Iterator[Batch]:
     """One epoch in random order: each example once, words of like length together.
 
-    A batch of several has at most `letters` source ids, and ten times as many target
-    ids. Examples of equal length are shuffled among themselves, then the batches.
+    A batch of several has no more than `letters` source ids, nor ten times as many
+    target ids. Examples of equal length are shuffled, and at last the batches.
     Raises ValueError where there are none.
     """
     if not examples:
@@ -65,9 +65,9 @@ def batches(
     groups: list[list[Example]] = [[]]
     longest = 0                                  # target of the last group
     for i in order:
-        rows, longest = len(groups[-1]) + 1, max(longest, len(examples[i].target) + 1)
-        full = rows * max(len(examples[i].source), longest / 10) > letters
-        if groups[-1] and full:
+        longest = max(longest, len(examples[i].target) + 1)
+        width = max(len(examples[i].source), longest / 10)
+        if groups[-1] and (len(groups[-1]) + 1) * width > letters:
             groups.append([])
             longest = len(examples[i].target) + 1
         groups[-1].append(examples[i])
