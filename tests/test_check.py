@@ -1184,6 +1184,27 @@ def run_again(tokens, n, first=lambda t, n: len(t) - n + 1, more=1, begins=1, ke
     return keep(token for each in found for token in each)
 
 
+T5_ATTENTION = {
+    f"{ours}.{mine}": f"{theirs}.{letter}"
+    for mine, letter in zip(("q_proj", "k_proj", "v_proj", "out_proj"), "qkvo", strict=True)
+    for ours, theirs in (("self_attn", "0.SelfAttention"), ("cross_attn", "1.EncDecAttention"))
+}
+T5_REST = {
+    "ffn.up_proj": "2.DenseReluDense.wi", "ffn.down_proj": "2.DenseReluDense.wo",
+    "self_res.norm": "0.layer_norm", "cross_res.norm": "1.layer_norm", "ffn_res.norm": "2.layer_norm",
+}  # fmt: skip
+
+
+def t5_called(name, number=None, **changes):
+    _, _, n, part = name.removesuffix(".weight").split(".", 3)
+    changed = {ours.replace("__", "."): theirs for ours, theirs in changes.items()}
+    return f"decoder.block.{n if number is None else number(n)}.layer.{(T5_ATTENTION | T5_REST | changed)[part]}.weight"
+
+
+def slipped_name(place, told, **changes):
+    return check.t5_name, lambda name: t5_called(name, **changes), place, told
+
+
 def slipped_run(place, told, **changes):
     return check.would_repeat, lambda tokens, n: run_again(tokens, n, **changes), place, told
 
@@ -1198,6 +1219,14 @@ REAL = {
     "the note too": (check.shapes, lambda data: shapes_of(data, skipped=""), 1, "__metadata__"),
     "offsets": (check.shapes, lambda data: shapes_of(data, key="data_offsets"), 2, "[2, 3] for wide"),
     "one byte": (check.shapes, lambda data: shapes_of(data) if data[1] == 0 else {}, 3, "expected 9 names"),
+    "no name": (check.t5_name, lambda name: 7, 0, "expected a string"),
+    "your own name": (check.t5_name, lambda name: name, 1, "is no name in this layer"),
+    "k for q": slipped_name(1, "self_attn.k_proj", self_attn__q_proj="0.SelfAttention.k"),
+    "one attention": slipped_name(2, "self_attn.v_proj", cross_attn__v_proj="0.SelfAttention.v"),
+    "in for out": slipped_name(3, "ffn.up_proj", ffn__down_proj="2.DenseReluDense.wi"),
+    "the norm below": slipped_name(4, "self_res.norm", cross_res__norm="0.layer_norm"),
+    "the first layer": slipped_name(5, "is no name in this layer", number=lambda n: 0),
+    "one digit": slipped_name(5, "decoder.layers.11", number=lambda n: n[0]),
     "a list of tokens": slipped_run(0, "expected a set", keep=list),
     "whatever comes": (check.would_repeat, lambda tokens, n: set(tokens), 1, "n = 2"),
     "pairs alone": (check.would_repeat, lambda tokens, n: run_again(tokens, min(n, 2)), 2, "n = 3"),
@@ -1206,6 +1235,7 @@ REAL = {
     "a token more": slipped_run(5, "changed in place", spoil=True),
 }
 REAL_LAWS = {check.tied_penalty: pretrained.TIED_PENALTY, check.shapes: pretrained.SHAPES,
+             check.t5_name: pretrained.T5_NAME,
              check.would_repeat: pretrained.WOULD_REPEAT}    # fmt: skip
 
 
@@ -1213,6 +1243,7 @@ def test_right_answers_pass_in_real_checkpoints():
     for answer in (0.737, "0.74", torch.tensor(0.737)):
         assert quietly(check.tied_penalty, answer)
     assert quietly(check.shapes, shapes_of) and quietly(check.would_repeat, run_again)
+    assert quietly(check.t5_name, t5_called)
 
 
 # Those of More than one machine.

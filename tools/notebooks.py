@@ -236,7 +236,8 @@ def tidy(args) -> list[str]:
         text = path.read_text(encoding="utf-8")
         notebook = nbformat.reads(text, as_version=4)
         written = tidied(notebook)
-        wrong = list(problems(notebook, path.stem, args.strict_width))
+        strict = args.strict_width or path.resolve().parent == FOLDER    # a chapter always
+        wrong = list(problems(notebook, path.stem, strict))
         if (size := len(written.encode())) > MOST_BYTES:
             wrong.append(f"{size:,} bytes are more than {MOST_BYTES:,}; draw smaller pictures")
         if written != text and args.check:
@@ -313,7 +314,8 @@ def main() -> int:
         else:
             options.add_argument("--check", action="store_true", help="change nothing; fail where something is wrong")
         if command is tidy:
-            options.add_argument("--strict-width", action="store_true", help=f"report lines over {WIDEST} characters")
+            told = f"report lines over {WIDEST} characters in rooms, too"
+            options.add_argument("--strict-width", action="store_true", help=told)
     args = parser.parse_args()
     found = args.command(args)
     print("\n".join(found), end="\n" if found else "")

@@ -14,7 +14,7 @@ from .looking_inside import columns_in_effect, other_columns, without_head
 from .normalization import climbed, one_sublayer, rms_in_half
 from .generation import ended_share, say_all, write_batch
 from .own_decoder import my_decoder
-from .pretrained import shapes, tied_penalty, would_repeat
+from .pretrained import shapes, t5_name, tied_penalty, would_repeat
 from .primer import descend, mean_surprise, slope, to_shares
 from .projection import best_tokens, tied_bytes, two_ends
 from .scaling_out import items_of, least_cards, mean_gradient
@@ -43,7 +43,7 @@ __all__ = [
     "columns_in_effect", "without_head", "other_columns",
     "softmaxed_floor", "go_on", "sees_future",
     "bytes_of_a_step", "to_whole", "filled_part",
-    "tied_penalty", "shapes", "would_repeat",
+    "tied_penalty", "shapes", "t5_name", "would_repeat",
     "least_cards", "mean_gradient", "items_of",
     "my_decoder",
 ]  # fmt: skip
