@@ -101,9 +101,9 @@ def shared(objective: Objective = loss_of) -> Objective:
         tokens = int(rows.target_mask.sum()) if rank < len(batch.source) else 0
         weight = world * tokens / int(batch.target_mask.sum())
         loss = weight * objective(model, rows, config, step * world + rank)
-        whole = loss.detach().clone().cpu()
-        dist.all_reduce(whole)
-        return loss - loss.detach() + whole.to(loss.device) / world
+        mean = loss.detach().cpu() / world    # its part of the mean over all
+        dist.all_reduce(mean)
+        return loss - loss.detach() + mean.to(loss.device)
 
     return of_rows
 

@@ -44,11 +44,11 @@ MACHINE, NVLINK, NETWORK = 8, 450e9, 400e9    # cards a machine; bytes a second 
 
 
 def least_tokens(cards: int) -> float:
-    """How many tokens a card needs at a time, so that what it sends hides behind computing; for one card 0.
+    """How many tokens a card needs at a time, so that what it sends hides behind computing at its peak; for one card 0.
 
     With t tokens it computes t operations for each byte that it sends, with DDP as with FSDP: appendix *Will it fit?*.
     """
-    return USED * PEAK / (NVLINK if cards <= MACHINE else NETWORK) if cards > 1 else 0.0
+    return PEAK / (NVLINK if cards <= MACHINE else NETWORK) if cards > 1 else 0.0
 
 # %% ../../../notebooks/teaching/planning.ipynb #words
 def _three_digits(x: float) -> str:
