@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 BOOK = ROOT / "book"
 sys.path.insert(0, str(BOOK / "_ext"))
 
-from annotated_book import chapters, documented, homes, label_of, rooms  # noqa: E402
+from annotated_book import chapters, documented, homes, label_of, rooms, term_of, terms  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +81,10 @@ def test_the_words_on_a_folded_cell():
     assert [label_of(i) for i in ("imports", "imports-page")] == ["Imports"] * 2
     assert (label_of("solution-x"), label_of("also-checked"), label_of("tree")) == ("Solution", "We also checked", None)
     assert label_of("tree-holds") == "Check"
+
+
+def test_a_link_to_the_glossary_leads_to_its_entry():
+    known = terms()
+    assert known["gelu"] == "term-gelu" and known["all-gather"] == known["reduce-scatter"]
+    assert term_of("Logit", known) == known["logits"] and term_of("hubs", known) == known["hub"]
+    assert term_of("a word that it lacks", known) is None

@@ -179,6 +179,46 @@ class KeepPlotsReadable(SphinxTransform):
                     image["width"] = f"{round(0.67 * width)}px"
 
 
+GLOSSARY = Path(__file__).resolve().parents[1] / "glossary.md"
+
+
+def terms():
+    "The glossary's terms, each name of an entry by itself, with the id of its entry."
+    lines = GLOSSARY.read_text(encoding="utf-8").splitlines()
+    entries = [term for term, meaning in zip(lines, lines[1:], strict=False) if meaning.startswith(": ")]
+    return {name.lower(): "term-" + nodes.make_id(entry) for entry in entries for name in entry.split(", ")}
+
+
+def term_of(text, known):
+    "The id of the entry that a link means, in the singular or the plural; None where there is none."
+    text = text.lower()
+    return next((known[name] for name in (text, text + "s", text.removesuffix("s")) if name in known), None)
+
+
+class NameTerms(SphinxTransform):
+    "Give each entry of the glossary an id."
+
+    default_priority = 420
+
+    def apply(self):
+        if self.env.docname == "book/glossary":
+            known = terms()
+            for term in self.document.findall(nodes.term):
+                term["ids"].append(known[term.astext().split(", ")[0].lower()])
+
+
+def link_terms(app, document, name):
+    "A link to the glossary leads to the entry that its title names, or else its text."
+    known = terms()
+    for link in document.findall(nodes.reference):
+        page, _, place = link.get("refuri", "").partition("#")
+        if page.endswith("glossary.html") and not place and not page.startswith("http"):
+            if found := term_of(link.get("reftitle") or link.astext(), known):
+                link["refuri"] += "#" + found
+            elif link.astext() != "Glossary":
+                logger.warning("the glossary has no entry %r", link.astext(), location=link)
+
+
 class DemandAlt(SphinxTransform):
     "Warn, and so fail a build with -W, where a picture has no alternative text."
 
@@ -531,6 +571,7 @@ def setup(app):
     app.connect("config-inited", drop_thebe, priority=900)
     app.connect("config-inited", number_no_figure, priority=900)
     app.connect("autodoc-process-docstring", keep_stars, priority=100)
+    app.connect("doctree-resolved", link_terms)
     app.connect("html-page-context", keep_to_its_part)
     app.connect("build-finished", write_live_files)
     app.connect("build-finished", lighten, priority=900)
@@ -541,7 +582,8 @@ def setup(app):
     app.add_directive("model-score", ModelScore)
     app.add_directive("claim-cards", ClaimCards)
     for transform in (
-        HideDirectives, LabelFoldedCells, SayReadingTime, AlsoFoundUnder, LocalBadge, KeepPlotsReadable, DemandAlt,
+        HideDirectives, LabelFoldedCells, SayReadingTime, AlsoFoundUnder, LocalBadge, KeepPlotsReadable, NameTerms,
+        DemandAlt,
     ):  # fmt: skip
         app.add_transform(transform)
     return {"version": "1", "parallel_read_safe": True}

@@ -31,6 +31,13 @@ def test_every_page_of_the_contents_is_looked_at():
     assert len(listed) > 40 and {f"{name}.html" for name in listed} <= set(PAGES)
 
 
+def test_every_link_to_a_term_finds_its_entry():
+    entries = re.findall(r'<dt id="(term-[^"]+)"', (HTML / "book/glossary.html").read_text(encoding="utf-8"))
+    texts = ((HTML / page).read_text(encoding="utf-8") for page in PAGES)
+    asked = {term for text in texts for term in re.findall(r'glossary\.html#(term-[^"]+)"', text)}
+    assert len(asked) > 20 and asked <= {*entries} and len({*entries}) == len(entries)
+
+
 def fits(tab, width):
     "Nothing is wider than the page, or has to be scrolled sideways to be read; each drawing says what it shows."
     assert (found := tab.evaluate("document.documentElement.scrollWidth")) <= width, f"the page is {found} px wide"
