@@ -91,7 +91,7 @@ def shared(objective: Objective = loss_of) -> Objective:
     Its value is the mean over all target tokens, the same on each process; the
     mean of the processes' gradients, which DDP and FSDP take, is that value's.
     `objective` must be such a mean; each process draws other dropout.
-    The group also sends what is on the processor, as that of `processes` does.
+    The group has to have gloo, too, as "cpu:gloo,cuda:nccl" and `processes` have.
     Chapter *More than one machine*.
     """
     def of_rows(
