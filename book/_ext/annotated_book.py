@@ -208,12 +208,12 @@ class NameTerms(SphinxTransform):
 
 
 def link_terms(app, document, name):
-    "A link to the glossary leads to the entry that its title names, or else its text."
+    "A link to the glossary leads to the entry that its text names."
     known = terms()
     for link in document.findall(nodes.reference):
         page, _, place = link.get("refuri", "").partition("#")
         if page.endswith("glossary.html") and not place and not page.startswith("http"):
-            if found := term_of(link.get("reftitle") or link.astext(), known):
+            if found := term_of(link.astext(), known):
                 link["refuri"] += "#" + found
             elif link.astext() != "Glossary":
                 logger.warning("the glossary has no entry %r", link.astext(), location=link)
