@@ -162,7 +162,7 @@ class LocalBadge(SphinxTransform):
                 image["uri"] = "/book/_static/colab-badge.svg"
 
 
-WIDEST_ON_A_TELEPHONE = 530    # pixels of a plot; of a wider one the labels are smaller there than 10 pixels
+WIDEST_ON_A_TELEPHONE = 526    # pixels of a plot; of a wider one the labels are smaller there than 10 pixels
 
 
 class KeepPlotsReadable(SphinxTransform):
